@@ -36,6 +36,7 @@ mod savepoints;
 mod settings;
 mod startup_errors;
 mod statements;
+mod stuck;
 mod swallowed;
 mod tables;
 mod transactions;

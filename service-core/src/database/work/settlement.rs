@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
+use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
 use crate::database::work::sql::{RetryDecision, key_text};
@@ -132,6 +133,15 @@ impl ServiceDb {
 
     async fn charge(&self, settlement: &Settlement, charge: &Charge) -> std::result::Result<bool, DbErr> {
         let (table, row) = (&settlement.table, &charge.row);
+        if charge.cause == Some(ErrorKind::Unavailable) && charge.failure.is_none() {
+            if !self.accepts_writes().await {
+                self.work.forget_losses(table, [&row.key]);
+                return Ok(true);
+            }
+            if !self.work.is_blamed(table, row, ErrorKind::Unavailable) {
+                return Ok(true);
+            }
+        }
         let tx = self.short_tx().await?;
         let now = self.clock.now();
         let (decision, message) = match &charge.failure {
@@ -177,6 +187,21 @@ impl ServiceDb {
             }
         }
         Ok(true)
+    }
+}
+
+impl ServiceDb {
+    /// Whether the database accepts a write, so that an error of a statement that finds it unavailable may be the statement's own.
+    async fn accepts_writes(&self) -> bool {
+        let written = async {
+            let tx = self.begin().await?;
+            write_and_remove(tx.connection().await?).await?;
+            tx.commit().await
+        };
+        match written.await {
+            Ok(()) => true,
+            Err(error) => ErrorKind::in_chain(&error) == Some(ErrorKind::Statement),
+        }
     }
 }
 

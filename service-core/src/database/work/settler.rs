@@ -155,8 +155,10 @@ impl Settler {
             self.charge_alone(&item.row, error).await?;
             return Ok(Settled::Failed);
         }
-        let cause = cause_of(item, error);
-        if !self.service_db.work.is_charged(&self.table, &item.row, cause) {
+        let cause = self.cause_of(item, error);
+        // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
+        let counts_as = cause.map(|kind| if kind == ErrorKind::Unavailable { ErrorKind::Contention } else { kind });
+        if !self.service_db.work.is_charged(&self.table, &item.row, counts_as) {
             return self.keep_attempts(item, error, cause).await;
         }
         let now = self.service_db.clock.now();
@@ -193,6 +195,16 @@ impl Settler {
         }
         item.in_flight = false;
         Ok(Settled::Failed)
+    }
+
+    /// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
+    fn cause_of<E: EntityTrait>(&self, item: &Item<E>, error: &Error) -> Option<ErrorKind> {
+        // The user's code may have converted the error to text, or returned one that follows from it.
+        let kinds = [ErrorKind::in_chain(error), item.tx.last_error()];
+        // On SQLite a batch holds the write lock, so only its own item can wait for it.
+        let holds_lock = self.lease.is_none() && self.table.backend == DbBackend::Sqlite;
+        let is_own = |kind: &ErrorKind| !kind.is_passing() || holds_lock && *kind == ErrorKind::Contention;
+        kinds.into_iter().flatten().find(|kind| !is_own(kind))
     }
 
     /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it was.
@@ -332,13 +344,6 @@ impl Settler {
         let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         dropped.iter().map(|charge| key_text(&charge.row.key)).collect()
     }
-}
-
-/// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
-fn cause_of<E: EntityTrait>(item: &Item<E>, error: &Error) -> Option<ErrorKind> {
-    // The user's code may have converted the error to text, or returned one that follows from it.
-    let kinds = [ErrorKind::in_chain(error), item.tx.last_error()];
-    kinds.into_iter().flatten().find(|kind| kind.is_passing())
 }
 
 impl Drop for Settler {

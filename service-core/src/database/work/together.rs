@@ -315,8 +315,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             // A new rule on the table may not allow the update.
             work.inspect_again(table);
         }
-        // A row whose update always takes too long must not hold up the others.
-        if cause == ErrorKind::Statement || cause == ErrorKind::TimedOut && claimed > 1 {
+        // A row whose update always waits or takes too long must not hold up the others.
+        if cause == ErrorKind::Statement || cause.is_wait() && claimed > 1 {
             work.claim_one_by_one(table, claimed);
             return;
         }

@@ -19,8 +19,8 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::work::sql::{Failure, RowRef, TableSql, key_text};
 use crate::humanize;
 
-/// How many times in a row a connection may break before this costs a row an attempt.
-const TOLERATED_CONNECTION_LOSSES: u32 = 2;
+/// How many times in a row a connection may break, or another error end the work on a row, without a consequence for the row.
+const TOLERATED_LOSSES: u32 = 2;
 /// The size of a pool that cannot be asked.
 const CONNECTIONS: u32 = 50;
 /// How many times a row may find no free connection before it loses an attempt.
@@ -31,6 +31,8 @@ const MOST_SETTLING: Duration = Duration::from_secs(600);
 const SET_ASIDE: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
 const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
+/// The same if its item meets conflicts with other transactions, at first.
+const CONFLICT_WAIT: Duration = Duration::from_secs(1);
 /// The maximum number of rows of a table that are left out. With more of them, the table is the problem.
 const MOST_SET_ASIDE: usize = 200;
 /// How often a table is inspected.
@@ -100,8 +102,11 @@ pub(crate) enum LeftOut {
     Refused,
     /// The same, but the row may be the cause, because it is the first one.
     RefusedFirst,
-    /// Its completion takes too long, and the table may be the cause: for this time, or until another row of the table completes.
+    /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or until another row
+    /// of the table completes.
     TimedOut(Duration),
+    /// Its item meets a conflict each time: for this time.
+    Conflict(Duration),
 }
 
 impl LeftOut {
@@ -109,7 +114,7 @@ impl LeftOut {
         match self {
             Self::Unwritable => SET_ASIDE,
             Self::Refused | Self::RefusedFirst => SET_ASIDE_TENTATIVELY,
-            Self::TimedOut(wait) => wait,
+            Self::TimedOut(wait) | Self::Conflict(wait) => wait,
         }
     }
 }
@@ -203,7 +208,9 @@ impl WorkState {
     /// Records a batch of rows that commit together, which ended without a commit.
     pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
         let charges = match (&ended.row, ended.cause) {
-            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) => self.lost_batch(&ended),
+            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) | (None, Some(ErrorKind::Unavailable)) => {
+                self.lost_batch(&ended)
+            }
             (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.claimed > 1 => {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
@@ -227,49 +234,76 @@ impl WorkState {
         lock(&self.settlements).push(Settlement { id, ended: Instant::now(), table, charges, owner, error: None });
     }
 
-    /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own.
+    /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own. A charge for
+    /// [`ErrorKind::Unavailable`] is decided by [`is_blamed`](Self::is_blamed) when it is written, if the database accepts writes.
     pub(crate) fn is_charged(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
-        match cause {
-            None | Some(ErrorKind::Statement) => true,
-            Some(ErrorKind::Unavailable | ErrorKind::Contention) => false,
-            Some(kind) => {
-                let tolerated = match kind {
-                    // Each connection can have such a statement, and every second such error ends its connection.
-                    ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
-                    // Mostly others use all connections.
-                    ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
-                    _ => TOLERATED_CONNECTION_LOSSES,
-                };
-                let completions = self.with_table(table, |state| state.completions);
-                let key = (table.name.clone(), key_text(&row.key), kind);
-                let (is_table, too_many) = {
-                    let mut losses = lock(&self.row_losses);
-                    let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
-                    losses.count = losses.count.saturating_add(1);
-                    if losses.count <= tolerated {
-                        return false;
-                    }
-                    // Perhaps an index is being built.
-                    let is_table = kind == ErrorKind::TimedOut && losses.completions == completions;
-                    (is_table, losses.count - tolerated)
-                };
-                if is_table {
-                    self.leave_out_timed_out(table, row, too_many);
-                }
-                !is_table
-            }
+        let kind = match cause {
+            None | Some(ErrorKind::Statement) => return true,
+            Some(kind) => kind,
+        };
+        let completions = self.with_table(table, |state| state.completions);
+        let count = {
+            let mut losses = lock(&self.row_losses);
+            let key = (table.name.clone(), key_text(&row.key), kind);
+            let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
+            losses.count = losses.count.saturating_add(1);
+            losses.count
+        };
+        if count <= self.tolerated(kind) {
+            return false;
+        }
+        match kind {
+            ErrorKind::Contention | ErrorKind::TimedOut => self.is_blamed(table, row, kind),
+            _ => true,
         }
     }
 
-    /// Leaves out a row whose completion takes too long: without this, the next claim would take it first again, and the rows behind
-    /// it would wait. Each time twice as long, as the code of the item runs again after it.
-    fn leave_out_timed_out(&self, table: &TableSql, row: &RowRef, times: u32) {
-        let reason = "its status cannot be written within the limit on the time of a statement";
-        let wait = SET_ASIDE_TENTATIVELY.saturating_mul(1 << (times - 1).min(6)).min(SET_ASIDE);
-        if self.set_aside(table, &row.key, reason.to_owned(), LeftOut::TimedOut(wait)) {
-            let (table, key) = (&table.name, key_text(&row.key));
-            crate::log::warn!(table, key, "a row is left out of claims for {}: {reason}", humanize::short(wait));
+    /// How many errors of this kind in a row have no consequence for a row.
+    fn tolerated(&self, kind: ErrorKind) -> u32 {
+        match kind {
+            // Each connection can have such a statement, and every second such error ends its connection.
+            ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
+            // Mostly others use all connections.
+            ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
+            _ => TOLERATED_LOSSES,
         }
+    }
+
+    /// Whether a row that has met too many errors of this kind is the cause: other rows were completed meanwhile. If it is not, it is
+    /// left out of claims: without this, the next claim would take it first again, and the rows behind it would wait. Each time
+    /// twice as long, as the code of the item runs again after it.
+    pub(crate) fn is_blamed(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
+        let completions = self.with_table(table, |state| state.completions);
+        let losses = {
+            let losses = lock(&self.row_losses);
+            losses.get(&(table.name.clone(), key_text(&row.key), kind)).map(|losses| (losses.count, losses.completions))
+        };
+        let Some((count, completed_before)) = losses else { return false };
+        // Perhaps an index is being built. A conflict is always with another transaction.
+        if kind != ErrorKind::Contention && completed_before != completions {
+            return true;
+        }
+        let times = 1 << count.saturating_sub(self.tolerated(kind).saturating_add(1)).min(6);
+        let longer = |first: Duration, most: Duration| first.saturating_mul(times).min(most);
+        let (why, reason) = match kind {
+            ErrorKind::Contention => (
+                LeftOut::Conflict(longer(CONFLICT_WAIT, SET_ASIDE_TENTATIVELY)),
+                "its item meets a conflict with another transaction each time",
+            ),
+            ErrorKind::Unavailable => (
+                LeftOut::TimedOut(longer(SET_ASIDE_TENTATIVELY, SET_ASIDE)),
+                "its statements find the server without memory or disk space each time",
+            ),
+            _ => (
+                LeftOut::TimedOut(longer(SET_ASIDE_TENTATIVELY, SET_ASIDE)),
+                "its status cannot be written within the limit on the time of a statement",
+            ),
+        };
+        if self.set_aside(table, &row.key, reason.to_owned(), why) {
+            let (table, key) = (&table.name, key_text(&row.key));
+            crate::log::warn!(table, key, "a row is left out of claims for {}: {reason}", humanize::short(why.wait()));
+        }
+        false
     }
 
     /// Whether this row has met a statement that does not fit its table 2, 4, 6 … times. Then its batch goes on without it, because
@@ -307,11 +341,11 @@ impl WorkState {
         let mut tables = lock(&self.tables);
         let state = tables.entry(ended.table.name.clone()).or_default();
         state.losses += 1;
-        if state.losses >= TOLERATED_CONNECTION_LOSSES {
+        if state.losses >= TOLERATED_LOSSES {
             state.one_by_one = state.one_by_one.max(ended.claimed).max(1);
             state.suspect = ended.row.as_ref().filter(|_| ended.claimed > 1).map(|row| row.key.clone());
         }
-        let is_cause = ended.claimed == 1 && state.losses > TOLERATED_CONNECTION_LOSSES;
+        let is_cause = ended.claimed == 1 && state.losses > TOLERATED_LOSSES;
         if is_cause {
             (state.losses, state.one_by_one) = (0, 0);
         }
@@ -324,7 +358,7 @@ impl WorkState {
             (state.losses, state.more) = (0, more);
             if completed {
                 state.completions += 1;
-                state.set_aside.retain(|_, row| row.why == LeftOut::Unwritable);
+                state.set_aside.retain(|_, row| matches!(row.why, LeftOut::Unwritable | LeftOut::Conflict(_)));
                 if state.refused_alone.len() > MOST_SET_ASIDE {
                     state.refused_alone.clear();
                 }
@@ -503,8 +537,12 @@ impl WorkState {
     pub(crate) fn spare(&self, kind: ErrorKind) {
         for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
-            settlement.charges.retain(|charge| {
-                charge.failure.is_some() || charge.cause.is_some() || self.is_charged(&table, &charge.row, Some(kind))
+            settlement.charges.retain_mut(|charge| {
+                let is_own = charge.failure.is_some() || charge.cause.is_some();
+                if !is_own {
+                    charge.cause = Some(kind);
+                }
+                is_own || self.is_charged(&table, &charge.row, Some(kind))
             });
         }
     }
