@@ -129,6 +129,17 @@ impl Origin {
     pub(crate) fn new(layer: Layer, place: impl Into<String>) -> Arc<Self> {
         Arc::new(Self { layer, place: place.into() })
     }
+
+    /// Whether the test bed sets the value for every service.
+    pub(super) fn is_set_for_all(&self) -> bool {
+        is_set_for_all(self.layer, &self.place)
+    }
+}
+
+/// Whether the test bed sets a value of this layer and place for every service. The place of an override ends in the reason that
+/// an operator has given, which can be any text.
+pub(super) fn is_set_for_all(layer: Layer, place: &str) -> bool {
+    layer == Layer::Set && place.ends_with(FOR_ALL)
 }
 
 /// The end of the place of a value that is set for every service.

@@ -424,7 +424,7 @@ impl fmt::Debug for ServiceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Own settings may be secrets.
         f.debug_map()
-            .entries(self.entries.iter().map(|(key, value, _)| (key, value.show(is_secret(key)))))
+            .entries(self.entries.iter().map(|(key, value, _)| (key, value.show(key.split('.').any(is_secret)))))
             .entries(self.requester_id.iter().map(|id| ("requester_id", id)))
             .finish()
     }

@@ -13,7 +13,7 @@ use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
-use super::layers::{FOR_ALL, Layer, Origin, Precedence};
+use super::layers::{Layer, Origin, Precedence, is_set_for_all};
 use super::secrets::{REDACTED, is_secret};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
@@ -145,7 +145,7 @@ impl Resolved {
 impl Provenance {
     /// Whether the value was set for all services at once.
     pub(crate) fn is_for_all(&self) -> bool {
-        self.layer == Layer::Defaults || self.place.ends_with(FOR_ALL)
+        self.layer == Layer::Defaults || is_set_for_all(self.layer, &self.place)
     }
 
     /// The key and its place, for an error.
@@ -227,8 +227,7 @@ impl<'a> Resolver<'a> {
                 (node.value.show(false), Read::Unreadable(error))
             }
             (None, Ok(accepted)) => {
-                let is_secret = matches!(node.value, Value::Text { secret: true, .. });
-                let shown = if is_secret { node.value.show(true) } else { accepted.shown.clone() };
+                let shown = if is_of_secret(&node.value) { REDACTED.to_owned() } else { accepted.shown.clone() };
                 (shown, Read::Accepted(accepted))
             }
             (None, Err(expected)) => {
@@ -487,7 +486,7 @@ impl<'a> Resolver<'a> {
             match fields {
                 Some(fields) if is_field(key, node, fields) => {}
                 // `.set("batch_size", …)` of the test bed applies to the services that have this setting.
-                Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
+                Some(_) if node.origin.is_set_for_all() => {}
                 Some(fields) => {
                     self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
@@ -529,6 +528,15 @@ impl<'a> Resolver<'a> {
 /// Whether the settings have this field.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     fields.iter().any(|field| *field == key || node.origin.layer.is_meant(key, field))
+}
+
+/// Whether a value, or an item of a list, has a `${…}` with the name of a secret.
+fn is_of_secret(value: &Value) -> bool {
+    match value {
+        Value::Text { secret, .. } => *secret,
+        Value::List(items) => items.iter().any(|item| is_of_secret(&item.value)),
+        _ => false,
+    }
 }
 
 /// The first `${…}` in a value that cannot be read.

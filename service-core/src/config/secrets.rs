@@ -65,10 +65,15 @@ fn passwords(text: &str, end: End) -> impl Iterator<Item = Range<usize>> {
 }
 
 fn parameters(text: &str, end: End) -> impl Iterator<Item = Range<usize>> {
-    text.match_indices('=').filter_map(move |(at, _)| {
+    text.match_indices(['=', ':']).filter_map(move |(at, separator)| {
         let is_name = |c: char| c.is_alphanumeric() || "_-.%[]".contains(c);
-        // `{ "api_key" = "…" }` is also a parameter.
-        let before = text[..at].trim_end_matches(|c: char| c.is_whitespace() || "\"'".contains(c));
+        let before = text[..at].trim_end();
+        // `"api_key": "…"` of JSON is also a parameter, `api_key: …` of a sentence is not.
+        if separator == ":" && !before.ends_with('"') {
+            return None;
+        }
+        // And so is `{ "api_key" = "…" }`.
+        let before = before.trim_end_matches(|c: char| c.is_whitespace() || "\"'".contains(c));
         let name = before.rsplit(|c| !is_name(c)).next()?;
         // The name of a parameter can be encoded.
         if !is_secret(name) && !name.contains('%') {

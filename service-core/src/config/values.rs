@@ -114,6 +114,7 @@ impl Value {
                 ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.value.equals(&b.value))
             }
             (Self::Table(ours), Self::Table(theirs)) => same_values(ours, theirs),
+            (Self::Float(ours), Self::Float(theirs)) => ours == theirs || ours.is_nan() && theirs.is_nan(),
             (ours, theirs) => ours == theirs,
         }
     }

@@ -56,6 +56,7 @@ pub(super) fn find<'a>(root: &'a Value, path: &[Step]) -> Located<'a> {
         (value, origin, rest) = (&node.value, Some(&node.origin), after);
     }
     // The rest of the path is inside of a text.
+    secret |= rest.iter().any(|step| matches!(step, Step::Key(key) if is_secret(key)));
     let value = rest.iter().fold(Cow::Borrowed(value), |value, step| within(&value, step).map_or(value, Cow::Owned));
     Located { value, origin, secret }
 }

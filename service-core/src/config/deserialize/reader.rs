@@ -11,7 +11,7 @@ use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
 use super::secrets;
 use crate::config::coercion;
-use crate::config::layers::Origin;
+use crate::config::layers::{Layer, Origin};
 use crate::config::values::{Node, Table, Value};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
@@ -237,8 +237,9 @@ impl<'a> Reader<'a> {
 
     fn variant<'de, V: Visitor<'de>>(&self, names: Names, visitor: V) -> Result<V::Value, Error> {
         match (self.value, &self.table_of_text()?) {
-            (Value::Table(table), _) | (_, Some(table)) if table.len() == 1 => {
-                let entries = Entries { reader: self, entries: table.iter(), value: None, names, complete: false };
+            (Value::Table(table), _) | (_, Some(table)) if of_highest_layer(table).count() == 1 => {
+                let entries = of_highest_layer(table);
+                let entries = Entries { reader: self, entries, value: None, names, complete: false };
                 visitor.visit_enum(entries)
             }
             (Value::Str(text) | Value::Text { text, .. }, None) => {
@@ -250,6 +251,19 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// The variants that the highest layer sets. Layers are merged key by key, but another variant in a later layer replaces the
+/// one below.
+fn of_highest_layer(table: &Table) -> impl Iterator<Item = (&String, &Node)> {
+    fn layer(node: &Node) -> Layer {
+        match &node.value {
+            Value::Table(table) => table.values().map(layer).max().unwrap_or(node.origin.layer),
+            _ => node.origin.layer,
+        }
+    }
+    let highest = table.values().map(layer).max();
+    table.iter().filter(move |(_, node)| Some(layer(node)) == highest)
 }
 
 /// Visits a value in its own type.

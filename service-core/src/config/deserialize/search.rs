@@ -17,7 +17,7 @@ use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
 use super::secrets;
 use crate::config::errors::ConfigError;
-use crate::config::layers::{FOR_ALL, Layer};
+use crate::config::layers::Layer;
 use crate::config::values::{Node, Table, Value};
 
 /// If there are more values, only text from the environment becomes probes. If lists and tables that are text
@@ -262,7 +262,7 @@ impl<'a> Search<'a> {
     /// Whether nothing reads a value: it could have any type.
     fn is_unknown(&mut self, probe: usize) -> bool {
         let path = self.probes[probe].path.clone();
-        let is_for_all = path::find(&self.settings, &path).origin.is_some_and(|o| o.place.ends_with(FOR_ALL));
+        let is_for_all = path::find(&self.settings, &path).origin.is_some_and(|origin| origin.is_set_for_all());
         let before = self.put(&path, Value::Table(Table::new()));
         let is_read = self.attempt().result.is_err();
         self.put(&path, before);

@@ -435,3 +435,50 @@ fn keys_of_a_schedule_have_no_effect_on_a_service_with_run_and_the_other_way_rou
     let wrong = error("[mail]\nidle_timeout = 10\nreadiness = \"explicit\"", update);
     assert!(wrong.contains("`readiness`") && wrong.contains("applies only to a service with `run`"), "{wrong}");
 }
+
+#[test]
+fn of_two_variants_of_an_enum_the_one_of_the_highest_layer_is_read() {
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "snake_case")]
+    enum Limit {
+        Limited(u32),
+        Daily(u32),
+        Range { from: u32, to: u32 },
+    }
+    #[derive(serde::Deserialize, Debug)]
+    struct Limits {
+        limit: Limit,
+    }
+    let read = |given: &Given, rows: &[Row]| {
+        let resolved = given.load().resolve(Target::new("mail", undeclared(), None), rows).unwrap();
+        resolved.settings.get::<Limits>("mail").map(|limits| limits.limit).map_err(|error| error.to_string())
+    };
+    let file = toml("[mail]\nlimit = { limited = 5 }");
+    assert_eq!(read(&file, &[row(Layer::Override, "limit", serde_json::json!({ "daily": 3 }))]), Ok(Limit::Daily(3)));
+    // The fields of one variant are merged.
+    let file = toml("[mail.limit.range]\nfrom = 1\nto = 2").env([("SERVICES__MAIL__LIMIT__RANGE__TO", "9")]);
+    assert_eq!(read(&file, &[]), Ok(Limit::Range { from: 1, to: 9 }));
+    // Two variants in one layer are an error.
+    let error = read(&toml("[mail]\nlimit = { limited = 5, daily = 3 }"), &[]).unwrap_err();
+    assert!(error.contains("`limit`") && error.contains("a table with one key"), "{error}");
+}
+
+#[test]
+fn a_setting_that_is_nan_is_the_same_after_the_file_is_read_again() {
+    let settings = |text| toml(text).resolve(&[]).unwrap().settings.clone();
+    let text = "[mail]\nfactor = nan\nlist = [1.0, nan]";
+    assert!(settings(text).same_values(&settings(text)));
+    assert!(!settings(text).same_values(&settings("[mail]\nfactor = 1.0\nlist = [1.0, nan]")));
+}
+
+#[test]
+fn an_override_whose_reason_looks_like_a_value_for_every_service_is_for_one() {
+    let fields: fn() -> Option<&'static [&'static str]> = || Some(&["size"]);
+    let place = "override by `anna`: slower for every service";
+    let row = |key| toml("").load().row(Layer::Override, Scope::Service, key, 5.into(), place);
+    let rows = [row("interval"), row("sise")];
+    let target = Target::new("mail", descriptor(&[], Some(fields)), None);
+    let resolved = toml("").load().resolve(target, &rows).unwrap();
+    assert!(!resolved.provenance.iter().any(|set| set.key == "interval" && set.is_for_all()));
+    assert_eq!(resolved.rejected.len(), 1, "{:?}", resolved.rejected);
+}

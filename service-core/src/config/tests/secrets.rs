@@ -21,7 +21,7 @@ struct Keyed<T> {
 
 fn fails<T: serde::de::DeserializeOwned + std::fmt::Debug>(given: Given) -> String {
     let message = given.settings::<T>().unwrap_err();
-    assert!(!message.contains("hunter2"), "{message}");
+    assert!(!message.contains("hunter2") && !message.contains("12345678"), "{message}");
     message
 }
 
@@ -267,6 +267,77 @@ fn a_secret_beside_flattened_settings_is_left_out_of_messages_of_other_code() {
     assert!(message.ends_with("••• with {\"count\": 5} is refused"), "{message}");
 }
 
+/// Settings with a password in a table.
+#[derive(Deserialize, Debug)]
+#[allow(dead_code, reason = "only read")]
+struct Smtp {
+    password: String,
+    port: u16,
+}
+
+#[test]
+fn a_secret_in_a_table_that_is_text_is_shown_as_dots() {
+    const WITH_NUMBER: &str = "{ password = 12345678, port = 25 }";
+    let found = |key: &str, place: &str| format!("`{key}` of service `mail` ({place}): found •••, expected a string");
+    let of_variable = "environment variable SERVICES__MAIL__VALUE";
+    assert_eq!(fails::<One<Smtp>>(env([("SERVICES__MAIL__VALUE", WITH_NUMBER)])), found("value.password", of_variable));
+    assert_eq!(
+        fails::<One<Smtp>>(toml("[mail]\nvalue = \"${SMTP}\"").env([("SMTP", WITH_NUMBER)])),
+        found("value.password", "services.toml:2")
+    );
+    let list = "[{ password = 12345678, port = 25 }]";
+    assert_eq!(
+        fails::<One<Vec<Smtp>>>(env([("SERVICES__MAIL__VALUE", list)])),
+        found("value[0].password", of_variable)
+    );
+}
+
+#[test]
+fn a_secret_in_a_table_that_is_text_is_left_out_of_messages_of_other_code() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "Smtp")]
+    struct Refused;
+    impl TryFrom<Smtp> for Refused {
+        type Error = String;
+        fn try_from(smtp: Smtp) -> Result<Self, String> {
+            Err(format!("{} is refused", smtp.password))
+        }
+    }
+    for text in [
+        r#"{ password = "a\"hunter2", port = 25 }"#,
+        r#"{ password = "\u0068unter2", port = 25 }"#,
+        "{ password = '''hunter2''', port = 25 }",
+    ] {
+        let message = fails::<One<Refused>>(env([("SERVICES__MAIL__VALUE", text)]));
+        assert!(message.ends_with("••• is refused"), "{message}");
+    }
+}
+
+#[test]
+fn a_secret_in_json_is_shown_as_dots() {
+    for json in [
+        r#"{"password":"hunter2","port":25}"#,
+        r#"{ "smtp": { "password" : "hunter2" } }"#,
+        r#"[{"port": 25, "api_key": "a\"hunter2"}]"#,
+    ] {
+        let message = fails::<One<Smtp>>(env([("SERVICES__MAIL__VALUE", json)]));
+        assert!(message.contains("•••"), "{message}");
+    }
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "String")]
+    struct Refused;
+    impl TryFrom<String> for Refused {
+        type Error = String;
+        fn try_from(json: String) -> Result<Self, String> {
+            let smtp: serde_json::Value = serde_json::from_str(&json).unwrap();
+            Err(format!("{} is refused", smtp["password"]))
+        }
+    }
+    for json in [r#"{"password":"hunter2"}"#, r#"{"password":"a\"hunter2"}"#, r#"{"password":12345678}"#] {
+        fails::<One<Refused>>(env([("SERVICES__MAIL__VALUE", json)]));
+    }
+}
+
 #[test]
 fn what_is_no_name_of_a_variable_is_not_shown() {
     let unnamed = "cannot be read: its content is not the name of a variable (`$${` stands for `${` itself)";
@@ -286,7 +357,10 @@ fn what_is_no_name_of_a_variable_is_not_shown() {
 
 #[test]
 fn options_in_code_do_not_show_secrets() {
-    let options = crate::ServiceOptions::new().setting("smtp.password", "hunter2").setting("url", "http://u:hunter2@h");
+    let options = crate::ServiceOptions::new()
+        .setting("smtp.password", "hunter2")
+        .setting("api_key.user", "hunter2")
+        .setting("url", "http://u:hunter2@h");
     let shown = format!("{options:?}");
     assert!(shown.contains("smtp.password") && !shown.contains("hunter2"), "{shown}");
 }
@@ -303,6 +377,11 @@ fn an_option_that_read_a_secret_does_not_show_it() {
     let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "0 3 * * *")]);
     let resolved = given.resolve(&[]).unwrap();
     assert_eq!(resolved.explain(&resolved.options)[0].value, "•••");
+    let given = toml("[mail]\nneeds = [\"mail\", \"${BROKER_KEY}\"]").env([("BROKER_KEY", "hunter2")]);
+    let resolved = given.resolve(&[]).unwrap();
+    let explained = resolved.explain(&resolved.options);
+    let needs = explained.iter().find(|option| option.key == "needs").unwrap();
+    assert!(needs.value.contains("•••") && !needs.value.contains("hunter2"), "{}", needs.value);
 }
 
 #[test]
