@@ -193,6 +193,7 @@ async fn what_needs_a_restart_is_said_in_one_warning() {
             .service_of::<Batcher>("batcher")
             .service("ready_made", Batcher { log: log.clone(), size: 0 })
             .service("other", Scripted::new(&log, &[]))
+            .service_of::<Packer>("packer")
     });
     let before = "[batcher]\nsize = 1\n[other]\nenabled = false";
     let file = WithFile::new(bed, before);
@@ -200,16 +201,15 @@ async fn what_needs_a_restart_is_said_in_one_warning() {
     soon(services.start()).await.unwrap();
     file.bed.run_for(secs(1)).await;
     let (logged, _guard) = logged();
-    let after =
-        "[batcher]\nsize = 2\ninstances = 3\ndepends_on = [\"other\"]\nenabled = false\n[other]\nenabled = true";
+    let after = "[batcher]\nsize = 2\ndepends_on = [\"other\"]\nenabled = false\n[other]\nenabled = true\n[packer]\ninstances = 3";
     file.reload(after).await.unwrap();
     file.bed.run_for(secs(100)).await;
     let parts = [
         "need a restart",
-        "`instances` of `batcher` (",
+        "`instances` of `packer` (",
         "`depends_on` of service `batcher` (",
         "`enabled` of service `batcher` (",
-        "services.toml:5)",
+        "services.toml:4)",
         "`enabled` of service `other` (",
         "the settings of service `ready_made`",
     ];
@@ -218,12 +218,14 @@ async fn what_needs_a_restart_is_said_in_one_warning() {
     assert_eq!(warnings(), 1);
     file.reload(&format!("# another line\n{after}")).await.unwrap();
     assert_eq!(warnings(), 1, "the changes are the same");
-    assert_eq!(services.list(), ["batcher", "other", "ready_made"]);
+    assert_eq!(services.list(), ["batcher", "other", "packer", "ready_made"]);
     assert_eq!(services.get("other").unwrap().state(), ServiceState::Created);
     let batcher = services.get("batcher").unwrap();
     assert_eq!(batcher.state(), ServiceState::Running);
     let shown = batcher.explain().to_string();
-    assert!(shown.contains("\n  instances        1\n") && shown.contains("\n  depends_on       none\n"), "{shown}");
+    assert!(shown.contains("\n  depends_on       none\n"), "{shown}");
+    let shown = services.get("packer").unwrap().explain().to_string();
+    assert!(shown.contains("\n  instances        1\n"), "{shown}");
     assert!(log.count("run 2") > 0, "the other changes take effect: {:?}", log.lines());
     assert_eq!(log.count("cleanup 0"), 0, "the ready-made instance stays");
     // What the file had at the start counts until the end of the program.
@@ -237,6 +239,74 @@ async fn what_needs_a_restart_is_said_in_one_warning() {
     logged.lock().unwrap().clear();
     file.reload(before).await.unwrap();
     assert!(!has_line(&logged, &["`batcher`"]), "{logged:?}");
+}
+
+/// Also for the keys that are read only at the start.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_the_next_start_would_refuse_is_refused() {
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone());
+    let bed =
+        bed.with(|builder| builder.service("ready_made", Scripted::new(&log, &[])).service_of::<Batcher>("batcher"));
+    let file = WithFile::new(bed, "[batcher]\nsize = 1");
+    let services = file.bed.services().await;
+    for (text, parts) in [
+        (
+            "[batcher]\nsize = 1\n[ready_made]\nscope = \"cluster\"",
+            ["`ready_made`", "needs a fresh instance after each takeover"],
+        ),
+        ("[batcher]\nsize = 1\n[scripted]\ninstances = 4", ["`ready_made`", "`instances = 4`"]),
+        ("[batcher]\nsize = 1\nscope = \"cluster\"", ["`batcher`", "needs a database that all replicas share"]),
+    ] {
+        assert_says(file.reload(text).await, &parts);
+    }
+    // A service that is registered while the registry runs is one, whatever `instances` is.
+    let later = services.register("later", Acting::new(&log, |_cx| async {})).await.unwrap();
+    file.reload("[batcher]\nsize = 2\n[acting]\ninstances = 4").await.unwrap();
+    assert_eq!(later.explain().options.iter().find(|option| option.key == "instances").unwrap().value, "1");
+}
+
+#[derive(Default)]
+struct Packer;
+
+#[service(interval = 60, discover = false)]
+impl Packer {
+    async fn update(&mut self) {}
+}
+
+/// Depends on what its section says.
+#[derive(Default)]
+struct Labeller;
+
+#[service(interval = 60, discover = false)]
+impl Labeller {
+    async fn update(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn dependencies_are_checked_against_the_ids_after_a_restart() {
+    let bed = TestBed::new().with(|builder| builder.service_of::<Packer>("packer").service_of::<Labeller>("labeller"));
+    let text =
+        |instances: u32, on: &str| format!("[packer]\ninstances = {instances}\n[labeller]\ndepends_on = [\"{on}\"]");
+    let file = WithFile::new(bed, &text(3, "packer_3"));
+    let services = file.bed.services().await;
+    for (instances, on) in [(5, "packer_5"), (5, "packer"), (3, "packer_2"), (1, "packer")] {
+        file.reload(&text(instances, on)).await.unwrap();
+    }
+    file.reload(&text(3, "packer_3")).await.unwrap();
+    // In the first case only the id that is depended on has changed.
+    for (instances, on) in [(2, "packer_3"), (1, "packer_1"), (3, "packer_4")] {
+        let unknown = format!("depends on `{on}`, which is not registered");
+        assert_says(file.reload(&text(instances, on)).await, &["`labeller`", &unknown]);
+    }
+    services.register_of::<Labeller>("packer_4").await.unwrap();
+    let clash = "two services would have the id `packer_4`";
+    assert_says(file.reload(&text(5, "packer")).await, &[clash, "`instances`"]);
+    services.unregister("packer_4").await.unwrap();
+    let cycle =
+        "[packer]\ninstances = 5\n[packer_5]\ndepends_on = [\"labeller\"]\n[labeller]\ndepends_on = [\"packer\"]";
+    assert_says(file.reload(cycle).await, &["in a cycle: labeller -> packer -> packer_5 -> labeller"]);
+    assert_eq!(services.list(), ["labeller", "packer_1", "packer_2", "packer_3"]);
 }
 
 #[tokio::test(start_paused = true)]

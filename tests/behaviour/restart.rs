@@ -108,6 +108,15 @@ async fn restart_for_all_services_does_not_apply_to_a_ready_made_instance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn scope_for_all_services_does_not_apply_to_a_ready_made_instance() {
+    let bed = TestBed::new().set("scope", "cluster").set("cron", "0 3 * * *");
+    let service = bed.start(Scripted::new(&Log::default(), &[])).await;
+    let explained = service.explain().options;
+    let shown: Vec<_> = explained.iter().map(|option| (option.key.as_str(), option.value.as_str())).collect();
+    assert!(shown.contains(&("scope", "process")) && shown.contains(&("catch_up", "none")), "{shown:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_configure_that_fails_permanently_is_restarted() {
     let log = Log::default();
     let bed = TestBed::new().set("restart", "on_failure").state(Plan::new(&log, &[Step::Fatal]));

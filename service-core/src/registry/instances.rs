@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Sources;
-use crate::runtime::registration::Registration;
+use crate::runtime::registration::{ONLY_ONE, Registration};
 
 /// Replaces each registration with `instances` above one by that many. Adds what is wrong to `problems`.
 pub(crate) fn repeat(
@@ -21,8 +21,7 @@ pub(crate) fn repeat(
             (count, place) => match registration.repeat(count) {
                 Some(several) => all.extend(several),
                 None => problems.push(format!(
-                    "service `{}` ({}): `{KEY} = {count}` ({place}) needs a way to build {count} instances, but a ready-made one \
-                     was registered; register it with `service_fn`",
+                    "service `{}` ({}): `{KEY} = {count}` ({place}) {ONLY_ONE}",
                     registration.id, registration.place
                 )),
             },

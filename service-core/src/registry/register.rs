@@ -203,6 +203,7 @@ impl ServiceRegistry {
         }
         let services = &self.inner.services;
         let sources = services.sources();
+        let registration = Registration { while_running: true, ..registration };
         let service = Arc::new(RegisteredService::new(registration, &services.shared, &sources)?);
         let resolved = service.inner.lock().requests.resolved.clone();
         check_resolved(service.id(), &resolved, &*self.inner.extension, &services.resources)?;

@@ -3,7 +3,7 @@
 //! The tricky part is that a file with a mistake changes nothing: the configuration of every service is resolved and checked
 //! before the first one is applied. Meanwhile the extension does not change the configuration of any service.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::config::options::Options;
@@ -12,8 +12,8 @@ use crate::log::{error, info, warn};
 use crate::panic::Caught;
 use crate::registry::builder::{check_resolved, each};
 use crate::registry::service_registry::{Reported, ServiceRegistry};
-use crate::runtime::dependencies;
-use crate::runtime::registration::RegisteredService;
+use crate::runtime::dependencies::{self, Node};
+use crate::runtime::registration::{RegisteredService, group_names};
 use crate::service::error::{Error, Result};
 
 /// The error of [`ServiceRegistry::reload`]: all mistakes that were found. Nothing was changed.
@@ -123,11 +123,57 @@ impl ServiceRegistry {
                 Err(error) => problems.extend(each(&error)),
             }
         }
-        problems.extend(wrong_dependencies(&changes));
+        problems.extend(self.wrong_dependencies(&changes, sources));
         // Several services of one type have the same mistakes.
         let mut seen = BTreeSet::new();
         problems.retain(|problem| seen.insert(problem.clone()));
         if problems.is_empty() { Ok(changes) } else { Err(problems) }
+    }
+
+    /// Returns the mistakes in the dependencies that services will have after a restart.
+    fn wrong_dependencies(&self, changes: &[Change], sources: &Sources) -> Vec<String> {
+        let other_ids = changes.iter().any(Change::repeats_otherwise);
+        if !other_ids && !changes.iter().any(Change::depends_otherwise) {
+            return Vec::new();
+        }
+        let after_restart: Vec<AfterRestart<'_>> =
+            changes.iter().flat_map(|change| self.after_restart(change, sources)).collect();
+        let mut nodes: Vec<Node<'_>> = after_restart.iter().map(AfterRestart::node).collect();
+        let now: HashSet<&str> =
+            changes.iter().flat_map(|Change { service, .. }| names(service.id(), service.group_names())).collect();
+        let then: HashSet<&str> = nodes.iter().flat_map(|node| names(node.id, node.group_names)).collect();
+        for node in &mut nodes {
+            // A dependency that does not exist now either may have been unregistered.
+            node.is_new |= node.depends_on.iter().any(|on| now.contains(&**on) && !then.contains(&**on));
+        }
+        let mut problems = clashes(&nodes);
+        problems.extend(dependencies::check_nodes(&nodes, &[]));
+        problems
+    }
+
+    /// Returns the services that the registration of this one makes after a restart. If it makes another number of them, the first
+    /// one of today stands for all.
+    fn after_restart<'a>(&self, change: &'a Change, sources: &Sources) -> Vec<AfterRestart<'a>> {
+        let Change { service, after_restart, .. } = change;
+        let like: &RegisteredService = service;
+        if !change.repeats_otherwise() {
+            let (id, instance) = (service.id().to_string(), service.inner.instance);
+            let (depends_on, is_new) = (after_restart.depends_on.clone(), change.depends_otherwise());
+            return vec![AfterRestart { id, like, instance, depends_on, is_new }];
+        }
+        if service.inner.instance.0 != 1 {
+            return Vec::new();
+        }
+        let (registered, of) = (service.registered_id(), after_restart.instances);
+        let one = |number: u32| {
+            let id = if of == 1 { registered.to_owned() } else { format!("{registered}_{number}") };
+            let target = Target { id: &id, kept: None, ..service.target() };
+            // Mistakes in the section of an id that does not exist yet are found at the restart.
+            let resolved = sources.resolve(target, &self.inner.extension.rows(sources, &id));
+            let depends_on = resolved.map_or_else(|_| Vec::new(), |resolved| resolved.options.depends_on.clone());
+            AfterRestart { id, like, instance: (number, of), depends_on, is_new: true }
+        };
+        (1..=of).map(one).collect()
     }
 
     /// Resolves and checks the configuration of one service.
@@ -140,15 +186,20 @@ impl ServiceRegistry {
             None => Some(before.read_at_start(new)).filter(|then| !then.same_values(&sources.read_at_start(new))),
         };
         let kept = newly_kept.as_ref().or(service.target().kept);
-        let resolved = sources.resolve(Target { kept, ..new }, &rows)?;
+        let wrong = |problem: String| Error::msg(format!("service `{}` ({}): {problem}", service.id(), service.place));
+        let resolved = service.fit(sources.resolve(Target { kept, ..new }, &rows)?);
+        let resolved = resolved.map_err(|unfit| wrong(unfit.to_string()))?;
         let after_restart = match kept {
-            Some(_) => sources.resolve(new, &rows)?,
+            Some(_) => {
+                let after_restart = service.fit_after_restart(sources.resolve(new, &rows)?);
+                after_restart.map_err(|unfit| wrong(unfit.to_string()))?
+            }
             None => resolved.clone(),
         };
         let pending = resolved.pending_changes(&after_restart);
-        let wrong = |problem: String| Error::msg(format!("service `{}` ({}): {problem}", service.id(), service.place));
-        let resolved = service.fit(resolved).map_err(|unfit| wrong(unfit.to_string()))?;
-        check_resolved(service.id(), &resolved, &**extension, &self.inner.services.resources)?;
+        for resolved in [&resolved, &after_restart] {
+            check_resolved(service.id(), resolved, &**extension, &self.inner.services.resources)?;
+        }
         let current = service.inner.lock().requests.resolved.clone();
         // A service whose settings were wrong before has failed already.
         if !current.settings.same_values(&resolved.settings) {
@@ -259,19 +310,56 @@ impl ServiceRegistry {
     }
 }
 
-/// Returns the mistakes in the dependencies that services will have after a restart.
-fn wrong_dependencies(changes: &[Change]) -> Vec<String> {
-    let differs = |change: &Change| change.after_restart.depends_on != change.resolved.options.depends_on;
-    let mut all: Vec<&Change> = changes.iter().collect();
-    // Those with other dependencies first.
-    all.sort_by_key(|change| !differs(change));
-    let new = all.iter().filter(|change| differs(change)).count();
-    if new == 0 {
-        return Vec::new();
+/// A service as it will be after a restart.
+struct AfterRestart<'a> {
+    id: String,
+    /// One of the services that the same registration has made.
+    like: &'a RegisteredService,
+    /// Its number, and how many services the registration makes.
+    instance: (u32, u32),
+    depends_on: Vec<String>,
+    /// It does not exist yet, or its dependencies are others than now.
+    is_new: bool,
+}
+
+impl AfterRestart<'_> {
+    fn node(&self) -> Node<'_> {
+        Node {
+            id: &self.id,
+            group_names: group_names(&self.id, self.like.descriptor, self.instance),
+            depends_on: &self.depends_on,
+            is_new: self.is_new,
+            place: self.like.place,
+        }
     }
-    let (services, options): (Vec<_>, Vec<_>) =
-        all.into_iter().map(|change| (change.service.clone(), change.after_restart.clone())).unzip();
-    dependencies::check_with(&services, &options, new, &[])
+}
+
+/// The id of a service, and the names that stand for it and others.
+fn names<'a>(id: &'a str, group_names: [Option<&'a str>; 2]) -> impl Iterator<Item = &'a str> {
+    std::iter::once(id).chain(group_names.into_iter().flatten())
+}
+
+/// Returns the mistakes in ids that two services would have.
+fn clashes<'a>(nodes: &'a [Node<'a>]) -> Vec<String> {
+    let mut first = BTreeMap::new();
+    let clash = |node: &'a Node<'a>| {
+        let earlier = first.insert(node.id, node.place)?;
+        let (id, place) = (node.id, node.place);
+        Some(format!(
+            "two services would have the id `{id}` ({earlier} and {place}): give one of them another id, or change `instances`"
+        ))
+    };
+    nodes.iter().filter_map(clash).collect()
+}
+
+impl Change {
+    fn repeats_otherwise(&self) -> bool {
+        self.after_restart.instances != self.resolved.options.instances
+    }
+
+    fn depends_otherwise(&self) -> bool {
+        self.after_restart.depends_on != self.resolved.options.depends_on
+    }
 }
 
 #[cfg(test)]

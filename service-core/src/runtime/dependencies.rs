@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::options::Options;
-use crate::runtime::registration::RegisteredService;
+use crate::runtime::registration::{Place, RegisteredService};
 
 /// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which depends
 /// on all of them.
@@ -197,16 +197,36 @@ fn options(services: &[Arc<RegisteredService>]) -> Vec<Arc<Options>> {
     services.iter().map(|service| service.inner.lock().requests.options.clone()).collect()
 }
 
+/// A service, and what the order depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'a> {
+    pub(crate) id: &'a str,
+    /// The names that stand for this service and others.
+    pub(crate) group_names: [Option<&'a str>; 2],
+    pub(crate) depends_on: &'a [String],
+    /// Its dependencies have to exist. Those of an old service may have been unregistered.
+    pub(crate) is_new: bool,
+    pub(crate) place: Place,
+}
+
+impl<'a> Node<'a> {
+    fn new(service: &'a RegisteredService, options: &'a Options, is_new: bool) -> Self {
+        let (group_names, depends_on) = (service.group_names(), options.depends_on.as_slice());
+        Self { id: service.id(), group_names, depends_on, is_new, place: service.place }
+    }
+}
+
 fn graph<'a>(services: &'a [Arc<RegisteredService>], options: &'a [Arc<Options>]) -> Graph<'a> {
-    let mut graph: Graph<'a> = services
-        .iter()
-        .zip(options)
-        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
-        .collect();
+    graph_of(services.iter().zip(options).map(|(service, options)| Node::new(service, options, false)))
+}
+
+fn graph_of<'a>(nodes: impl Iterator<Item = Node<'a>> + Clone) -> Graph<'a> {
+    let edges = |node: Node<'a>| (node.id, node.depends_on.iter().map(String::as_str).collect());
+    let mut graph: Graph<'a> = nodes.clone().map(edges).collect();
     let mut groups = Graph::new();
-    for service in services {
-        for name in service.group_names().into_iter().flatten().filter(|name| !graph.contains_key(name)) {
-            groups.entry(name).or_default().push(service.id());
+    for node in nodes {
+        for name in node.group_names.into_iter().flatten().filter(|name| !graph.contains_key(name)) {
+            groups.entry(name).or_default().push(node.id);
         }
     }
     graph.extend(groups);
@@ -228,17 +248,28 @@ pub(crate) fn check_with(
     new: usize,
     wrong: &[String],
 ) -> Vec<String> {
-    let graph = graph(all, options);
+    let nodes: Vec<Node<'_>> = all
+        .iter()
+        .zip(options)
+        .enumerate()
+        .map(|(number, (service, options))| Node::new(service, options, number < new))
+        .collect();
+    check_nodes(&nodes, wrong)
+}
+
+/// As [`check`], for services that need not exist yet.
+pub(crate) fn check_nodes(nodes: &[Node<'_>], wrong: &[String]) -> Vec<String> {
+    let graph = graph_of(nodes.iter().copied());
     let mut problems = Vec::new();
-    for (service, options) in all.iter().zip(options).take(new) {
-        for dependency in options.depends_on.iter().map(String::as_str) {
+    for node in nodes.iter().filter(|node| node.is_new) {
+        for dependency in node.depends_on.iter().map(String::as_str) {
             if graph.contains_key(dependency) || wrong.iter().any(|name| name == dependency) {
                 continue;
             }
             let hint =
                 crate::suggest::nearest(dependency, graph.keys().copied().chain(wrong.iter().map(String::as_str)))
                     .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            let (id, place) = (service.id(), service.place);
+            let Node { id, place, .. } = node;
             problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
         }
     }

@@ -16,6 +16,7 @@ use crate::runtime::labels::Labels;
 use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
+use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 
 /// A service before it is registered.
@@ -32,6 +33,8 @@ pub(crate) struct Registration {
     pub(crate) optional: bool,
     /// Its number, from 1, and how many services `instances` makes of one registration.
     pub(crate) instance: (u32, u32),
+    /// It was registered while the registry ran: it is one service, whatever `instances` of its type is.
+    pub(crate) while_running: bool,
     /// The closure that builds it may read settings, so their keys are not known.
     pub(crate) undeclared_settings: bool,
     pub(crate) place: Place,
@@ -159,6 +162,7 @@ impl Registration {
             parent: None,
             optional: false,
             instance: (1, 1),
+            while_running: false,
             undeclared_settings: false,
             place,
         }
@@ -246,6 +250,7 @@ pub(crate) struct RegisteredService {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
     pub(crate) options: Option<Box<ServiceOptions>>,
+    while_running: bool,
     undeclared_settings: bool,
     /// What the file had at the start for the keys that are read only then, if it has changed since.
     kept: OnceLock<Box<KeptValues>>,
@@ -268,6 +273,7 @@ impl RegisteredService {
             parent,
             optional,
             instance,
+            while_running,
             undeclared_settings,
             place,
         } = registration;
@@ -287,6 +293,7 @@ impl RegisteredService {
             descriptor,
             factory,
             options: options.map(Box::new),
+            while_running,
             undeclared_settings,
             kept: OnceLock::new(),
             parent,
@@ -343,6 +350,26 @@ impl RegisteredService {
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, Unfit> {
         fit(resolved, &self.factory, self.inner.instance)
     }
+
+    /// As [`fit`](Self::fit), for the configuration that the service would have after a restart of the program.
+    ///
+    /// # Errors
+    /// The program could not start.
+    pub(crate) fn fit_after_restart(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, Unfit> {
+        let instances = if self.while_running { 1 } else { resolved.options.instances };
+        let resolved = fit(resolved, &self.factory, (1, instances))?;
+        match resolved.provenance.iter().find(|set| set.key == "instances") {
+            Some(set) if instances > 1 && self.factory.is_ready_made() => {
+                Err(Unfit { set: Box::new(set.clone()), problem: ONLY_ONE })
+            }
+            _ => Ok(resolved),
+        }
+    }
+
+    /// Returns the id that was registered: without the number, if `instances` has made several services of it.
+    pub(crate) fn registered_id(&self) -> &str {
+        self.group_names()[0].unwrap_or(self.id())
+    }
 }
 
 /// The names that stand for all services that `instances` has made of one registration.
@@ -354,6 +381,10 @@ pub(crate) fn group_names<'a>(
     let registered = id.rsplit_once('_').map(|(registered, _number)| registered).filter(|_| of > 1);
     [registered, registered.map(|_| descriptor.id).filter(|name| Some(*name) != registered)]
 }
+
+/// Why `instances` cannot be above one.
+pub(crate) const ONLY_ONE: &str =
+    "needs a way to build several instances, but a ready-made one was registered; register it with `service_fn`";
 
 /// The error of an option that this service cannot have.
 #[derive(Debug)]
@@ -374,7 +405,9 @@ impl Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Provenance { key, value, place, .. } = &*self.set;
-        write!(f, "`{key} = \"{value}\"` ({place}) {}", self.problem)
+        // A number has no quotes.
+        let quote = if value.parse::<u32>().is_ok() { "" } else { "\"" };
+        write!(f, "`{key} = {quote}{value}{quote}` ({place}) {}", self.problem)
     }
 }
 
@@ -412,6 +445,12 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Resul
     if without_scope {
         options.lease = None;
         fitted.provenance.retain(|set| set.key != "scope" && set.key != "lease");
+        // With `scope`, `latest` is the default.
+        if let Schedule::Cron(cron) = &mut options.schedule
+            && !fitted.provenance.iter().any(|set| set.key == "catch_up")
+        {
+            cron.catch_up = CatchUp::None;
+        }
     }
     if is_one {
         options.instances = 1;
