@@ -1,7 +1,7 @@
 //! [`MetricsFacade`]: records the metrics of services with the crate `metrics`, so that they reach the recorder that the application
 //! has installed. Once a second a task reads the state of the services; a run only notes its duration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,6 +13,8 @@ use crate::observe::series::{self, SeriesSink};
 use crate::registry::companion::CompanionBuilder;
 use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistry};
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Result;
 
 /// How often the metrics are recorded.
@@ -40,6 +42,17 @@ struct Recorded {
     described: BTreeSet<&'static str>,
     /// The gauges with a value that may be absent later, each with the id of its service.
     optional: BTreeSet<(String, &'static str)>,
+    /// By the id of a service.
+    counts: BTreeMap<String, Counts>,
+}
+
+/// The counters of one service, as they were recorded last. A service that is registered again with the same id begins at zero, and
+/// its counters are added to those before.
+#[derive(Default)]
+struct Counts {
+    of: Weak<ServiceInner>,
+    /// By the name of the counter, and its label.
+    values: BTreeMap<(&'static str, Option<String>), u64>,
 }
 
 inventory::submit! {
@@ -62,6 +75,7 @@ impl Companion for MetricsFacade {
                 return Ok(());
             }
             registry.inner.services.keep_durations();
+            registry.inner.services.take_removed();
             let weak = Arc::downgrade(&registry.inner);
             let (inner, recorded) = (weak.clone(), self.recorded.clone());
             let handle = registry.inner.home.handle()?.spawn(async move {
@@ -80,6 +94,9 @@ impl Companion for MetricsFacade {
             task.handle.abort();
             // What happened since the last time, and the states after the shutdown.
             record(&task.registry, &self.recorded);
+            if let Some(inner) = task.registry.upgrade() {
+                inner.services.forget_removed();
+            }
         })
     }
 }
@@ -95,15 +112,28 @@ fn record(registry: &Weak<RegistryInner>, recorded: &Mutex<Recorded>) -> bool {
     let Some(inner) = registry.upgrade() else { return false };
     let registry = ServiceRegistry { inner };
     let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    // The removed ones first: one of their ids may have been registered again.
+    for service in registry.inner.services.take_removed() {
+        record_one(&registry, &service, &mut recorded);
+        recorded.counts.remove(&**service.id());
+    }
     for service in registry.inner.services.all() {
-        let health = registry.health_of(&service);
-        let labels = series::labels(&health).into_iter().map(|(key, value)| Label::new(key, value)).collect();
-        let mut sink = Sink { service: &health.service_id, labels, recorded: &mut recorded };
-        series::of_service(&service.inner, &health, &mut sink);
-        let durations = service.inner.lock().history.as_mut().map(|history| history.take_durations());
-        sink.durations(&durations.unwrap_or_default());
+        record_one(&registry, &service, &mut recorded);
     }
     true
+}
+
+fn record_one(registry: &ServiceRegistry, service: &RegisteredService, recorded: &mut Recorded) {
+    let counts = recorded.counts.entry(service.id().to_string()).or_default();
+    if !std::ptr::eq(counts.of.as_ptr(), Arc::as_ptr(&service.inner)) {
+        *counts = Counts { of: Arc::downgrade(&service.inner), ..Counts::default() };
+    }
+    let health = registry.health_of(service);
+    let labels = series::labels(&health).into_iter().map(|(key, value)| Label::new(key, value)).collect();
+    let mut sink = Sink { service: &health.service_id, labels, recorded };
+    series::of_service(&service.inner, &health, &mut sink);
+    let durations = service.inner.lock().history.as_mut().map(|history| history.take_durations());
+    sink.durations(&durations.unwrap_or_default());
 }
 
 /// Records the series of one service.
@@ -136,7 +166,11 @@ impl SeriesSink for Sink<'_> {
             with_recorder(|recorder| recorder.describe_counter(KeyName::from(name), unit(name), help.into()));
         }
         let key = self.key(name, more);
-        with_recorder(|recorder| recorder.register_counter(&key, &METADATA).absolute(value));
+        let more = more.map(|(_, value)| value.to_owned());
+        let last =
+            self.recorded.counts.get_mut(self.service).map(|counts| counts.values.entry((name, more)).or_default());
+        let added = value.saturating_sub(last.map_or(0, |last| std::mem::replace(last, value)));
+        with_recorder(|recorder| recorder.register_counter(&key, &METADATA).increment(added));
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64) {

@@ -109,8 +109,10 @@ fn pair(name: &str, value: &str) -> LabelPair {
 fn is_ours(line: &str) -> bool {
     let of_comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
     let name = of_comment.unwrap_or(line).split(['{', ' ', '\n']).next().unwrap_or_default();
-    let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
-    parts.chain([name]).any(|name| series::FAMILIES.contains(&name) || MORE_FAMILIES.contains(&name))
+    let of_durations = name.strip_prefix(series::DURATION.0);
+    of_durations.is_some_and(|part| ["_bucket", "_sum", "_count"].contains(&part))
+        || series::FAMILIES.contains(&name)
+        || MORE_FAMILIES.contains(&name)
 }
 
 /// Collects the series of one service.

@@ -37,6 +37,8 @@ pub(crate) struct Services {
     types: Mutex<Types>,
     /// The services that belong to the instance of another one, by the id of that one.
     children: Mutex<BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>>,
+    /// The services that were removed, until a companion takes them. `None`: no companion does.
+    removed: Mutex<Option<Vec<Arc<RegisteredService>>>>,
 }
 
 /// The dependencies that are not ready.
@@ -103,7 +105,24 @@ impl Services {
             groups: RwLock::default(),
             types: Mutex::default(),
             children: Mutex::default(),
+            removed: Mutex::default(),
         }
+    }
+
+    /// Returns the services that were removed since the last call. The first call returns none.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn take_removed(&self) -> Vec<Arc<RegisteredService>> {
+        self.removed().replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// From now on removed services are not kept.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn forget_removed(&self) {
+        *self.removed() = None;
+    }
+
+    fn removed(&self) -> MutexGuard<'_, Option<Vec<Arc<RegisteredService>>>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on each service keeps its last runs.
@@ -239,6 +258,9 @@ impl Services {
         let removed = may_remove();
         if removed {
             list.remove(&**service.id());
+            if let Some(removed) = &mut *self.removed() {
+                removed.push(service.clone());
+            }
             if let Some(parent) = service.parent() {
                 self.remove_child(&parent, service);
             }
