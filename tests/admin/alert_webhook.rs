@@ -1,7 +1,7 @@
 //! Alerts that a webhook, or a closure of the application, receives.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ struct Receiver {
     got: Arc<Mutex<Vec<Value>>>,
     /// How many requests are refused first.
     refuse: Arc<AtomicUsize>,
+    /// The status of these answers; 0 is 503.
+    status: Arc<AtomicU16>,
     refused: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -52,7 +54,8 @@ impl Receiver {
                 receiver.refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
             let log = if is_refused { &receiver.refused } else { &receiver.got };
             log.lock().unwrap().push(alert);
-            if is_refused { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::NO_CONTENT }
+            let status = StatusCode::from_u16(receiver.status.load(Ordering::SeqCst));
+            if is_refused { status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE) } else { StatusCode::NO_CONTENT }
         };
         let app = Router::new().route("/alerts/{token}", post(receive));
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -107,6 +110,25 @@ async fn a_failure_is_sent_once_although_the_receiver_fails_first_and_its_end_is
     assert!(site.get("/metrics").await.body.contains("service_alerts_total{result=\"delivered\"} 2"));
     site.services.shutdown().await.unwrap();
     assert_eq!(receiver.events().len(), 2);
+}
+
+/// A proxy redirects while it is configured; a receiver that is gone answers 404.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_an_answer_that_refuses_the_alert_itself_is_final() {
+    for (status, is_final) in [(302, false), (429, false), (404, true)] {
+        let (switched, receiver) = (Switched::default(), Receiver::default());
+        switched.switch(true);
+        receiver.refuse.store(1, Ordering::SeqCst);
+        receiver.status.store(status, Ordering::SeqCst);
+        let url = format!("http://{}/alerts/s3cret", receiver.start().await);
+        let site = Site::of(builder(&switched).alert_webhook(url).admin("127.0.0.1:0")).await;
+        let result = if is_final { "dropped" } else { "delivered" };
+        let counted = format!("service_alerts_total{{result=\"{result}\"}} 1");
+        eventually(async || site.get("/metrics").await.body.contains(&counted)).await;
+        assert_eq!(receiver.events().len(), usize::from(!is_final), "{status}");
+        // The service has failed.
+        site.services.shutdown().await.unwrap_err();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,9 +77,11 @@ impl Webhook {
             return Ok(());
         }
         let error = format!("it answered {status}");
-        let may_help = status.is_server_error()
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
-        Err(if may_help { Error::msg(error) } else { Error::fatal(error) })
+        // A redirect can be that of a proxy that is being configured.
+        let is_temporary =
+            matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+        let is_final = status.is_client_error() && !is_temporary;
+        Err(if is_final { Error::fatal(error) } else { Error::msg(error) })
     }
 }
 
