@@ -120,6 +120,32 @@ async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pager_leads_to_the_next_rows_also_after_a_retry_that_was_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = site(&format!("sqlite:{}", dir.path().join("admin.db").display())).await;
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let retry = "/ui/work/admin_parcel/retry";
+    let page = site.send("POST", retry, &form, "by=ann&which=chosen").await;
+    assert_eq!(page.status, 422, "{page:?}");
+    let links = page.body.split("href=\"").filter_map(|rest| rest.split('"').next());
+    let next = links.into_iter().find(|link| link.ends_with("?offset=50")).unwrap();
+    // As a browser does it: relative to the folder of the page, and a query alone is of the same page.
+    let mut folder: Vec<&str> = retry.split('/').collect();
+    if !next.starts_with('?') {
+        folder.pop();
+    }
+    let mut rest = next;
+    while let Some(below) = rest.strip_prefix("../") {
+        rest = below;
+        folder.pop();
+    }
+    let separator = if next.starts_with('?') { "" } else { "/" };
+    let answer = site.get(&format!("{}{separator}{rest}", folder.join("/"))).await;
+    assert_eq!(answer.status, 200, "{next}: {answer:?}");
+    assert!(answer.body.contains("&lt;b&gt;20&lt;/b&gt; is too heavy"), "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_scrape_and_the_first_page_have_the_counts() {
     for (path, text) in [
         ("/metrics", "service_work_rows{table=\"admin_parcel\",state=\"failed\"} 70\n"),

@@ -85,6 +85,7 @@ pub(super) async fn failed_page(
     };
     let has_more = rows.len() > PAGE as usize;
     let table = utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
+    let rows_from = |offset: u32| root.link(&format!("ui/work/{table}?offset={offset}"));
     let body = html! {
         @for refused in refused.iter().copied().chain(&problem) { p.message.refused role="alert" { (refused.message) } }
         h1 { "Failed rows of " (name) }
@@ -119,8 +120,8 @@ pub(super) async fn failed_page(
             }
         }
         nav.pages aria-label="Pages of rows" {
-            @if offset > 0 { a href={ "?offset=" (offset.saturating_sub(PAGE)) } { "Previous rows" } }
-            @if has_more { a href={ "?offset=" (offset.saturating_add(PAGE)) } { "Next rows" } }
+            @if offset > 0 { a href=(rows_from(offset.saturating_sub(PAGE))) { "Previous rows" } }
+            @if has_more { a href=(rows_from(offset.saturating_add(PAGE))) { "Next rows" } }
         }
     };
     let status = refused.or(problem.as_ref()).map_or(StatusCode::OK, |refused| refused.status);
