@@ -32,10 +32,9 @@ fn of_text(text: &str, secret: bool, found: &mut Vec<String>) {
         found.extend(in_text(text).map(str::to_owned));
     }
     // Other code can parse the text.
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(json @ (serde_json::Value::Array(_) | serde_json::Value::Object(_))) => {
-            collect(&Value::from(json), secret, found);
-        }
-        _ => {}
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(text)
+        && (json.is_array() || json.is_object())
+    {
+        collect(&Value::from(json), secret, found);
     }
 }
