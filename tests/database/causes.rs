@@ -338,7 +338,26 @@ pub(crate) async fn an_unreadable_row_that_is_refused_at_the_commit_blocks_no_ot
     }
 }
 
-/// The same by claims of one row: the rows after it show that the table fits.
+/// A row that cannot be read, and that another program cancels when it is claimed.
+pub(crate) async fn an_unreadable_row_that_another_program_has_changed_is_left_alone(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    if bench.is_postgres() {
+        let function = "CREATE FUNCTION cancel() RETURNS trigger AS $$ BEGIN UPDATE job SET status = 'cancelled' WHERE id = 2; \
+                        RETURN NULL; END $$ LANGUAGE plpgsql";
+        let trigger = "CREATE TRIGGER cancel AFTER INSERT ON service_claim FOR EACH ROW WHEN (NEW.row_key = '2') EXECUTE FUNCTION cancel()";
+        let nullable = "ALTER TABLE job ALTER COLUMN payload DROP NOT NULL";
+        execute(&bench, &[function, trigger, nullable, "UPDATE job SET payload = NULL WHERE id = 2"]).await;
+    } else {
+        let trigger = "CREATE TRIGGER cancel AFTER INSERT ON service_claim WHEN NEW.row_key = '2' \
+                       BEGIN UPDATE job SET status = 'cancelled' WHERE id = 2; END";
+        execute(&bench, &[trigger, "UPDATE job SET updated_at = 'never' WHERE id = 2"]).await;
+    }
+    let service_db = service_db(&bench);
+    assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
+    assert_eq!(statuses(&bench.db).await, ["completed", "cancelled", "completed"]);
+}
+
+/// A row that cannot be read, by claims of one row: the rows after it show that the table fits.
 pub(crate) async fn an_unreadable_row_fails_also_if_it_is_claimed_alone(bench: Bench) {
     jobs(&bench.db, 3).await;
     if bench.is_postgres() {

@@ -149,6 +149,7 @@ exercise! {
         an_item_continues_after_a_first_statement_that_it_has_dropped_at_once,
         an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
         an_unreadable_row_fails_also_if_it_is_claimed_alone,
+        an_unreadable_row_that_another_program_has_changed_is_left_alone,
         a_row_that_is_refused_is_charged_where_completed_rows_are_removed,
         a_row_that_was_refused_and_has_completed_is_not_the_cause_later,
         a_table_that_refuses_completions_later_fails_the_run_and_no_row,

@@ -380,16 +380,22 @@ impl<E: WorkItem> Batch<E> {
             }
             return Ok(());
         }
-        if service_db.work.is_first_report(format!("unreadable {name} {shown}")) {
-            crate::log::warn!(service.id = service_id, table = name, key = shown, %error, "a row cannot be read and becomes `failed`");
-        }
         let message = format!("cannot be read: {error}");
         let written = write_unreadable(tx, table, &key, &message, service_db.clock.now()).await?;
         if let Some(lease) = lease {
             tx.connection().await?.execute(&lease::release(name, &shown, &lease.owner)).await?;
         }
-        if let Written::Refused(why) = written {
-            self.settler.leave_out(&key, &format!("{message}, and its status cannot be written: {why}"));
+        match written {
+            // Another program has changed its status meanwhile.
+            Written::Changed => return Ok(()),
+            Written::Refused(why) => {
+                self.settler.leave_out(&key, &format!("{message}, and its status cannot be written: {why}"));
+            }
+            Written::Done => {
+                if service_db.work.is_first_report(format!("unreadable {name} {shown}")) {
+                    crate::log::warn!(service.id = service_id, table = name, key = shown, %error, "a row cannot be read and becomes `failed`");
+                }
+            }
         }
         match lease {
             Some(_) => self.tally.unreadable.push(key),

@@ -304,15 +304,20 @@ impl TableSql {
         update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
-    /// The statement for a row that cannot be read: `failed`, whatever its attempts are.
-    pub(crate) fn set_aside(&self, key: &ValueTuple, message: Option<&str>, now: DateTime<Utc>) -> UpdateStatement {
+    /// The statement for a row that cannot be read: `failed`, whatever its attempts are, if it is still pending.
+    pub(crate) fn fail_unreadable(
+        &self,
+        key: &ValueTuple,
+        message: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> UpdateStatement {
         let mut update = Query::update().table(self.table.clone()).to_owned();
         update.value(self.status.clone(), self.failed.clone());
         self.touch(&mut update, now);
         if let (Some(column), Some(message)) = (&self.error, message) {
             update.value(column.iden.clone(), clipped(message, column.limit));
         }
-        update.cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+        update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
     fn update(&self, status: Expr, now: DateTime<Utc>, counted: bool) -> UpdateStatement {

@@ -51,9 +51,12 @@ pub(crate) async fn write_unreadable(
     message: &str,
     now: DateTime<Utc>,
 ) -> Result<Written, DbErr> {
-    match try_messages(tx, message, |message| table.set_aside(key, message, now)).await? {
+    match try_messages(tx, message, |message| table.fail_unreadable(key, message, now)).await? {
         UpdateResult::Changed => unless_kept(tx, &table.pending(key)).await,
-        UpdateResult::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
+        UpdateResult::Unchanged => match unless_kept(tx, &table.pending(key)).await? {
+            Written::Done => Ok(Written::Changed),
+            refused => Ok(refused),
+        },
         UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
 }
