@@ -15,7 +15,7 @@ use crate::away::until;
 use crate::completions::until_there_are;
 use crate::each::claims;
 use crate::for_each::{process, set_payload};
-use crate::tables::{effect, effects, job, jobs, statuses};
+use crate::tables::{effect, effects, job, jobs, more_jobs, statuses};
 
 /// On a pool for four items at the same time, and two other connections.
 async fn service_db(bench: &Bench) -> ServiceDb {
@@ -102,6 +102,59 @@ pub(crate) async fn a_panic_an_error_and_a_timeout_fail_only_their_items(bench: 
     assert_eq!(message(&bench, 3).await, "a bad payload");
     assert_eq!(crate::tables::job(&bench.db, 9).await.status, "failed");
     assert_eq!(claims(&bench).await, 0);
+}
+
+/// An error that panics when it is dropped.
+#[derive(Debug)]
+struct PanicsInDrop;
+
+impl std::error::Error for PanicsInDrop {}
+
+impl std::fmt::Display for PanicsInDrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bad payload")
+    }
+}
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("a destructor that panics");
+    }
+}
+
+/// A value that panics when it is cloned for the second time.
+struct PanicsInClone(Arc<AtomicUsize>);
+
+impl Clone for PanicsInClone {
+    fn clone(&self) -> Self {
+        assert!(self.0.fetch_add(1, Ordering::SeqCst) != 1, "a clone that panics");
+        Self(self.0.clone())
+    }
+}
+
+/// What belongs to an item is more than the code of its closure.
+pub(crate) async fn a_panic_of_an_error_or_of_a_clone_fails_only_its_item(bench: Bench) {
+    jobs(&bench.db, 0).await;
+    let service_db = service_db(&bench).await;
+    for each in [false, true] {
+        for in_drop in [false, true] {
+            bench.db.execute_unprepared("DELETE FROM job").await.unwrap();
+            more_jobs(&bench.db, 1..=4).await;
+            let copied = PanicsInClone(Arc::new(AtomicUsize::new(if in_drop { 2 } else { 0 })));
+            let code = async move |item: &Item<job::Entity>| {
+                let _captured = &copied;
+                if in_drop && item.model().id == 2 { Err(PanicsInDrop) } else { Ok(()) }
+            };
+            let outcome = match each {
+                true => service_db.claim_each::<job::Entity>(10).concurrency(2).for_each(code).await,
+                false => service_db.claim::<job::Entity>(10).for_each(code).await,
+            };
+            assert_eq!(outcome.unwrap(), Outcome::processed(3).failed(1), "{each} {in_drop}");
+            assert_eq!((attempts(&bench).await, claims(&bench).await), (vec![1; 4], 0), "{each} {in_drop}");
+            let expected = if in_drop { "a bad payload" } else { "panicked: a clone that panics" };
+            assert!(message(&bench, 2).await.starts_with(expected), "{each} {in_drop}");
+        }
+    }
 }
 
 /// The limit of a statement in milliseconds, on PostgreSQL.

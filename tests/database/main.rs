@@ -233,6 +233,7 @@ exercise! {
     concurrent:
         as_many_items_as_allowed_are_in_flight,
         a_panic_an_error_and_a_timeout_fail_only_their_items,
+        a_panic_of_an_error_or_of_a_clone_fails_only_its_item,
         busy_items_starve_no_other,
         a_concurrency_that_the_pool_cannot_serve_is_reduced_with_one_warning,
         options_without_an_effect_are_refused,

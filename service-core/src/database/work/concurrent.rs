@@ -41,7 +41,7 @@ where
         let (in_flight, completions) = (VecDeque::new(), Completions::new(settler));
         let context = context.as_ref();
         let mut items = Items { settler, context, unlent, tally, in_flight, completions, error: None };
-        poll_fn(|task| items.poll(task, |next| Box::pin(process(settler, next, code.clone())))).await;
+        poll_fn(|task| items.poll(task, |next| Box::pin(process(settler, next, &code)))).await;
         items.error
     };
     match error {
@@ -151,17 +151,17 @@ impl<'a, E: EntityTrait, Process: Future<Output = Result<Ended<'a, E>>>> Items<'
 }
 
 /// Processes one item, and writes its result, unless that is left to the completions.
-async fn process<'a, E, F, R>(settler: &'a Settler, next: Next<'a, E>, code: F) -> Result<Ended<'a, E>>
+async fn process<'a, E, F, R>(settler: &'a Settler, next: Next<'a, E>, code: &F) -> Result<Ended<'a, E>>
 where
     E: EntityTrait<Model: Sync>,
-    F: for<'b> ItemFn<'b, E, Out = R> + Send,
+    F: for<'b> ItemFn<'b, E, Out = R> + Clone + Send + Sync,
     R: IntoSettled,
 {
     let (mut guard, result) = match next {
         Next::Complete(guard) => (guard, Ok(())),
         Next::Lend(claimed) => {
             let guard = Box::new(RecordDropped { settler, item: settler.leased_item(claimed) });
-            let result = call(&guard.item, settler.item_timeout, || code.call_with(&guard.item)).await;
+            let result = call(&guard.item, settler.item_timeout, || code.clone().call_with(&guard.item)).await;
             if result.is_ok() && settler.most_unwritten > 0 && settler.is_unused(&guard.item) {
                 return Ok(Ended::Succeeded(guard));
             }

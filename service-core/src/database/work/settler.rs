@@ -22,6 +22,7 @@ use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_t
 use crate::database::work::work_state::{Charge, EndedBatch, LeftOut, Refusals};
 use crate::database::work::write_row::Written;
 use crate::humanize;
+use crate::panic;
 use crate::service::error::{Advice, Error, Result};
 
 /// Writes the results of the items of one batch.
@@ -135,7 +136,12 @@ impl Settler {
             Ok(()) if self.lease.is_some() => Box::pin(self.complete_leased(item)).await,
             Ok(()) => self.complete_together(item).await,
             // Boxed because it is rare and large.
-            Err(error) => Box::pin(self.fail(item, &error)).await,
+            Err(error) => {
+                let settled = Box::pin(self.fail(item, &error)).await;
+                // User code, as the closure of the item, and the item has failed already.
+                let _ = panic::catch(|| drop(error));
+                settled
+            }
         }
     }
 
