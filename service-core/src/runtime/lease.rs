@@ -201,7 +201,7 @@ impl Lease {
     }
 
     /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the loop has to be
-    /// told.
+    /// notified.
     #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
         let mut state = self.lock();
@@ -256,7 +256,7 @@ impl Lease {
         }
     }
 
-    /// Another replica holds the lease. Returns whether the loop has to be told.
+    /// Another replica holds the lease. Returns whether the loop has to be notified.
     #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
         let mut state = self.lock();
@@ -264,7 +264,7 @@ impl Lease {
         state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
     }
 
-    /// It cannot be determined which replica holds the lease. Returns whether the loop has to be told.
+    /// It cannot be determined which replica holds the lease. Returns whether the loop has to be notified.
     #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_problem(&self, problem: String) -> bool {
         let mut state = self.lock();

@@ -68,7 +68,7 @@ pub(crate) enum Factory {
     Build(Build),
     /// A test holds the instance, and makes single runs.
     #[allow(dead_code, reason = "for tests")]
-    Lent,
+    Borrowed,
 }
 
 impl Factory {
@@ -77,18 +77,18 @@ impl Factory {
         match self {
             Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
             Self::Closure(_) | Self::Build(_) => true,
-            Self::Lent => false,
+            Self::Borrowed => false,
         }
     }
 
     pub(crate) fn is_ready_made(&self) -> bool {
-        matches!(self, Self::ReadyMade(_) | Self::Lent)
+        matches!(self, Self::ReadyMade(_) | Self::Borrowed)
     }
 
     /// Returns a source of the same instances for another service; `None`: there is only one instance.
     fn share(&self) -> Option<Self> {
         match self {
-            Self::ReadyMade(_) | Self::Lent => None,
+            Self::ReadyMade(_) | Self::Borrowed => None,
             Self::Closure(build) => Some(Self::Closure(build.clone())),
             Self::Build(build) => Some(Self::Build(*build)),
         }
@@ -103,7 +103,7 @@ impl Factory {
                 let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
             }
-            Self::Lent => Box::pin(std::future::ready(Err(ready_made_has_ended(cx.service_id())))),
+            Self::Borrowed => Box::pin(std::future::ready(Err(ready_made_has_ended(cx.service_id())))),
         }
     }
 }
@@ -219,7 +219,7 @@ impl Registration {
     #[allow(dead_code, reason = "for tests")]
     #[track_caller]
     pub(crate) fn of_instance<S: Service>(id: &str) -> Self {
-        Self::by_hand::<S>(id, Factory::Lent)
+        Self::by_hand::<S>(id, Factory::Borrowed)
     }
 
     #[track_caller]
@@ -415,10 +415,10 @@ impl fmt::Display for Unfit {
 /// `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was
 /// registered while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, Unfit> {
-    let is_lent = matches!(factory, Factory::Lent);
+    let is_borrowed = matches!(factory, Factory::Borrowed);
     let set_here = |key: &str| {
         let set = resolved.provenance.iter().find(|set| set.key == key && !set.is_for_all());
-        set.filter(|_| !is_lent).cloned().map(Box::new)
+        set.filter(|_| !is_borrowed).cloned().map(Box::new)
     };
     let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
     if without_scope && let Some(set) = set_here("scope") {

@@ -323,8 +323,8 @@ impl RuntimeState {
         let started = self.status.stats.last_started;
         let last = self.requests.progress.last.max(started);
         // A run whose end was requested has `drain_timeout` for it.
-        let is_told = self.requests.stop.is_some() || self.requests.interrupt.is_some();
-        let idle = long.idle_timeout.filter(|_| !is_told).zip(last).map(|(limit, last)| later(last, limit));
+        let is_end_requested = self.requests.stop.is_some() || self.requests.interrupt.is_some();
+        let idle = long.idle_timeout.filter(|_| !is_end_requested).zip(last).map(|(limit, last)| later(last, limit));
         let stable = started.filter(|_| !self.status.stable).map(|started| later(started, long.stable_after));
         (idle, stable)
     }

@@ -195,12 +195,6 @@ impl Status {
         matches!(self.activity, Activity::InRun | Activity::InBlockingRun)
     }
 
-    /// Whether the current run takes real time, also in tests.
-    #[allow(dead_code, reason = "for virtual time")]
-    pub(crate) fn in_blocking_run(&self) -> bool {
-        self.activity == Activity::InBlockingRun
-    }
-
     pub(crate) fn is_backing_off(&self) -> bool {
         self.activity == Activity::BackingOff
     }
@@ -238,7 +232,7 @@ impl Status {
     }
 
     /// The end of the current run was requested, and it has ended: neither a success nor a failure.
-    pub(crate) fn end_told(&mut self, ended: Instant) {
+    pub(crate) fn end_as_requested(&mut self, ended: Instant) {
         self.activity = Activity::Waiting;
         self.stats.last_nanos = self.stats.last_started.map_or(0, |started| nanos(ended - started));
     }

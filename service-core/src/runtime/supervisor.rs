@@ -78,8 +78,6 @@ pub(crate) struct Supervisor {
     grant: Option<Box<Grant>>,
     /// It has taken the lease, and the schedule of the service has not been planned since.
     is_taken_over: bool,
-    /// No replica has run the service before this one took the lease.
-    is_first_in_cluster: bool,
     /// Blocking code was left behind when the instance ended.
     left_blocking_code: bool,
     /// For a cron schedule.
@@ -175,7 +173,6 @@ impl Supervisor {
             woken: false,
             grant: None,
             is_taken_over: false,
-            is_first_in_cluster: false,
             left_blocking_code: false,
             cron: None,
             nominal: Nominal::None,

@@ -225,11 +225,11 @@ pub(crate) async fn record_crashes(
         for at in suspects {
             claims[at].crashes += 1;
         }
-        let innocent = Query::delete()
+        let tolerated = Query::delete()
             .from_table(column("service_claim"))
             .cond_where(are_free(Expr::col(column("crashes")).eq(0)))
             .to_owned();
-        db.execute(&innocent).await?;
+        db.execute(&tolerated).await?;
         let counted = Query::update()
             .table(column("service_claim"))
             .value(column("owner"), NO_OWNER)
@@ -358,7 +358,7 @@ pub(crate) async fn release_all(
     if !kept.is_empty() {
         claims = claims.add(Expr::col(column("row_key")).is_not_in(kept));
     }
-    let innocent = Query::delete()
+    let tolerated = Query::delete()
         .from_table(column("service_claim"))
         .cond_where(claims.clone())
         .and_where(Expr::col(column("crashes")).eq(0))
@@ -369,7 +369,7 @@ pub(crate) async fn release_all(
         .value(column("expires_at"), time.millis(db.get_database_backend()))
         .cond_where(claims)
         .to_owned();
-    db.execute(&innocent).await?;
+    db.execute(&tolerated).await?;
     db.execute(&suspect).await?;
     Ok(())
 }

@@ -21,14 +21,14 @@ impl Supervisor {
     pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
         let result = self.run_recorded(timer).await;
         let service = self.cx.service.clone();
-        let (told, stable) = service.update(|state| {
+        let (end_requested, stable) = service.update(|state| {
             // What follows the run are the options in effect now.
             adopt_options(&mut self.options, state);
             let long = self.options.long_run().copied().unwrap_or_default();
             // What the run reported just before it ended counts.
             service.follow_long_run(state, &long);
-            let told = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();
-            (told, state.status.stable)
+            let end_requested = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();
+            (end_requested, state.status.stable)
         });
         if stable {
             // Failures from now on are not in a row with earlier ones.
@@ -42,15 +42,15 @@ impl Supervisor {
             InvokeResult::Cancelled(Cancelled::Interrupted) => {
                 warn!(service.id = %self.cx.service.id, "the run did not end within `drain_timeout` and was cancelled");
                 self.cx.service.emit(|| ServiceEventKind::Aborted);
-                self.end_told().await
+                self.end_as_requested().await
             }
-            InvokeResult::Done(result) if told => {
+            InvokeResult::Done(result) if end_requested => {
                 if let Err(error) = result {
                     let error = self.invoker.printable(error);
                     info!(service.id = %self.cx.service.id, "the run returned an error after its end was requested; the error is not counted as a failure: {error:#}");
                     self.invoker.discard("an error", error);
                 }
-                self.end_told().await
+                self.end_as_requested().await
             }
             InvokeResult::Done(Ok(outcome)) => self.end_of_work(outcome).await,
             failed => self.follow_failure(failed).await,
@@ -58,11 +58,11 @@ impl Supervisor {
     }
 
     /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it.
-    async fn end_told(&mut self) -> Option<Exit> {
+    async fn end_as_requested(&mut self) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {
             let outcome = state.take_progress(Outcome::idle());
-            state.status.end_told(ended);
+            state.status.end_as_requested(ended);
             state.status.stats.add(outcome.processed, outcome.failed);
             if let Some(history) = &mut state.history {
                 let (started, duration) =

@@ -50,7 +50,7 @@ impl Supervisor {
             // After a failed attempt, the time of the retry is still planned.
             Schedule::OnDemand => self.plan_wake(),
             _ if first <= now => self.due = Due::AtOnce,
-            _ => _ = self.plan_at(first),
+            _ => self.plan_at(first),
         }
     }
 
@@ -160,11 +160,11 @@ impl Supervisor {
             return self.plan_first(Instant::now());
         }
         match &self.options.schedule {
-            Schedule::Interval(every) => _ = self.plan_at(grid.next(*every, last_started)),
+            Schedule::Interval(every) => self.plan_at(grid.next(*every, last_started)),
             Schedule::Delay(wait) => match last_ended.filter(|ended| *ended >= grid.first()) {
-                Some(ended) => _ = self.plan_at(later(ended, *wait)),
+                Some(ended) => self.plan_at(later(ended, *wait)),
                 // Before a run of this incarnation has ended, the initial delay continues.
-                None => _ = self.plan_at(grid.first()),
+                None => self.plan_at(grid.first()),
             },
             Schedule::LongRun(_) => {}
             // A fire whose time has come stays due, as a point of the grid does.
@@ -201,13 +201,12 @@ impl Supervisor {
         self.due == Due::Missed && self.options.schedule.caught_up().is_some()
     }
 
-    /// Plans the next regular run at `due` plus up to `jitter`. Returns that moment.
-    fn plan_at(&mut self, due: Instant) -> Instant {
+    /// Plans the next regular run at `due` plus up to `jitter`.
+    fn plan_at(&mut self, due: Instant) {
         self.leave_cron();
         self.nominal = Nominal::At(due);
         let due = later(due, jitter(&self.options, &mut self.rng));
         self.plan(Due::Regular, due);
-        due
     }
 
     pub(super) fn plan(&mut self, due: Due, at: Instant) {

@@ -111,7 +111,7 @@ impl Supervisor {
     /// The closures that the run registered by `cx.on_stop`: called if the end of the run was requested or it was cancelled, else
     /// dropped.
     fn end_stop_hooks<T>(&self, result: &InvokeResult<T>) {
-        let (hooks, told) = {
+        let (hooks, end_requested) = {
             let mut state = self.cx.service.lock();
             let cancelled = matches!(result, InvokeResult::Cancelled(_));
             if cancelled {
@@ -121,10 +121,10 @@ impl Supervisor {
             if state.requests.on_stop.is_empty() {
                 return;
             }
-            let told = cancelled || state.requests.stop.is_some() || state.requests.interrupt.is_some();
-            (state.requests.take_stop_hooks(false), told)
+            let end_requested = cancelled || state.requests.stop.is_some() || state.requests.interrupt.is_some();
+            (state.requests.take_stop_hooks(false), end_requested)
         };
-        match told {
+        match end_requested {
             true => self.invoker.call_stop_hooks(hooks),
             false => self.invoker.discard("a closure of `on_stop`", hooks),
         }

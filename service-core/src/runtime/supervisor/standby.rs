@@ -72,7 +72,6 @@ impl Supervisor {
         (self.grant, self.is_taken_over) = (Some(Box::new(grant)), true);
         // Those that apply now; an instance with them is built anyway.
         self.options.clone_from(&service.lock().requests.options);
-        self.is_first_in_cluster = grant.last.is_none();
         service.update(|state| {
             state.requests.rebuild.take_if(|rebuild| *rebuild == Rebuild::Settings);
             state.status.at_rest = false;
@@ -107,7 +106,7 @@ impl Supervisor {
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
             if state.status.in_run() {
-                state.status.end_told(now);
+                state.status.end_as_requested(now);
             }
             state.status.stand_by();
             if !blocked {
@@ -189,6 +188,8 @@ impl Supervisor {
             return;
         }
         let now = Instant::now();
+        // No replica has run the service before this one took the lease.
+        let is_first = self.grant.as_ref().is_some_and(|grant| grant.last.is_none());
         let age = match &self.options.schedule {
             Schedule::Interval(every) if !is_over => {
                 let status = &service.lock().status;
@@ -202,9 +203,7 @@ impl Supervisor {
             }
             Schedule::Delay(_) => Duration::ZERO,
             // Only whether there has been a run matters.
-            Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_) if !is_over && self.is_first_in_cluster => {
-                Duration::ZERO
-            }
+            Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_) if !is_over && is_first => Duration::ZERO,
             _ => return,
         };
         let limit = Limit::Late(later(now, RECORD_TIMEOUT));
