@@ -392,7 +392,7 @@ impl<E: WorkItem> Batch<E> {
                 self.settler.leave_out(&key, &format!("{message}, and its status cannot be written: {why}"));
             }
             Written::Done => {
-                if service_db.work.is_first_report(format!("unreadable {name} {shown}")) {
+                if service_db.work.report_once(format!("unreadable {name} {shown}")) {
                     crate::log::warn!(service.id = service_id, table = name, key = shown, %error, "a row cannot be read and becomes `failed`");
                 }
             }

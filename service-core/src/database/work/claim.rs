@@ -85,7 +85,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             backend: table.backend,
             filter,
             order: self.order.clone(),
-            dated_first: work.is_dated_first(table, !self.filter.is_empty()),
+            dated_first: work.take_turn(table, !self.filter.is_empty()),
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };
@@ -223,7 +223,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         self.service_db.ensure_tables().await?;
         let mut query = self.prepare(&table).await?;
-        if self.service_db.work.is_first_report(format!("swept {}", table.name)) {
+        if self.service_db.work.report_once(format!("swept {}", table.name)) {
             let tx = Transaction::begin(&self.service_db.tx).await?;
             let sweep = lease::sweep(&table.name, &self.service_db.time, table.backend);
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
@@ -269,7 +269,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     fn possible_concurrency(&self, table: &TableSql) -> usize {
         let Some(connections) = pool_size(self.service_db.db()) else { return self.concurrency };
         let possible = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(2).max(1);
-        if self.concurrency > possible && self.service_db.work.is_first_report(format!("concurrency {}", table.name)) {
+        if self.concurrency > possible && self.service_db.work.report_once(format!("concurrency {}", table.name)) {
             let (service_id, table, wanted) = (&*self.service_db.service_id, &table.name, self.concurrency);
             crate::log::warn!(
                 service.id = service_id,

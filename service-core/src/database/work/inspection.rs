@@ -47,7 +47,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
     }
     let index = found.has_claim_index.then(claim_index_name::<E>);
     service_db.work.inspected(table, found.has_triggers, index);
-    if service_db.work.is_first_report(format!("inspected {}", table.name)) {
+    if service_db.work.report_once(format!("inspected {}", table.name)) {
         warn_of_rows_and_index::<E>(service_db, &table.name, &found, &known).await;
     }
     Ok(())

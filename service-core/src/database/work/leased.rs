@@ -172,7 +172,7 @@ impl Settler {
                 if kind == ErrorKind::StaleStatement {
                     self.service_db.work.inspect_again(&self.table);
                 }
-                if self.service_db.work.is_charged(&self.table, &item.row, Some(kind)) {
+                if self.service_db.work.charge_for(&self.table, &item.row, Some(kind)) {
                     return Box::pin(self.fail(item, error)).await;
                 }
                 self.keep_attempts(item, error, Some(kind)).await

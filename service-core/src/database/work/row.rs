@@ -92,7 +92,7 @@ pub(crate) fn null_column<E: WorkItem>(row: &QueryResult) -> Option<&'static str
 
 /// Logs one warning for each table.
 pub(crate) fn report_unreadable_key(work: &WorkState, service_id: &str, table: &TableSql, error: &DbErr) {
-    if work.is_first_report(format!("unreadable key in {}", table.name)) {
+    if work.report_once(format!("unreadable key in {}", table.name)) {
         let table = &table.name;
         crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key: the row is left out of claims; do the types of the entity fit the columns of the table?");
     }

@@ -164,7 +164,7 @@ impl Settler {
         let cause = self.cause_of(item, error);
         // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
         let counts_as = cause.map(|kind| if kind == ErrorKind::Unavailable { ErrorKind::Contention } else { kind });
-        if !self.service_db.work.is_charged(&self.table, &item.row, counts_as) {
+        if !self.service_db.work.charge_for(&self.table, &item.row, counts_as) {
             return self.keep_attempts(item, error, cause).await;
         }
         let now = self.service_db.clock.now();
@@ -339,7 +339,7 @@ impl Settler {
 
     /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
     pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<Failure>) {
-        if failure.is_some() || self.service_db.work.is_charged(&self.table, row, cause) {
+        if failure.is_some() || self.service_db.work.charge_for(&self.table, row, cause) {
             let charge = Charge { row: row.clone(), cause, failure };
             self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
         }

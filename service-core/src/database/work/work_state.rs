@@ -215,7 +215,7 @@ impl WorkState {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
             }
-            (Some(row), cause) => self.is_charged(ended.table, row, cause),
+            (Some(row), cause) => self.charge_for(ended.table, row, cause),
             (None, _) => false,
         };
         let EndedBatch { table, row, cause, failure, .. } = ended;
@@ -234,9 +234,10 @@ impl WorkState {
         lock(&self.settlements).push(Settlement { id, ended: Instant::now(), table, charges, owner, error: None });
     }
 
-    /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own. A charge for
-    /// [`ErrorKind::Unavailable`] is decided by [`is_blamed`](Self::is_blamed) when it is written, if the database accepts writes.
-    pub(crate) fn is_charged(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
+    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own. A
+    /// charge for [`ErrorKind::Unavailable`] is decided by [`is_blamed`](Self::is_blamed) when it is written, if the database accepts
+    /// writes.
+    pub(crate) fn charge_for(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
         let kind = match cause {
             None | Some(ErrorKind::Statement) => return true,
             Some(kind) => kind,
@@ -413,9 +414,9 @@ impl WorkState {
         self.with_table(table, |state| std::mem::take(&mut state.more))
     }
 
-    /// Whether rows with a time come first in this claim. The two kinds alternate. Claims with conditions may alternate themselves,
-    /// so their turns follow a sequence that has no period (Thue–Morse): each of them has both kinds of turns equally often.
-    pub(crate) fn is_dated_first(&self, table: &TableSql, has_conditions: bool) -> bool {
+    /// Returns whether rows with a time come first in this claim, and counts the claim. The two kinds alternate. Claims with
+    /// conditions may alternate themselves, so their turns follow a sequence that has no period (Thue–Morse): each of them has both kinds of turns equally often.
+    pub(crate) fn take_turn(&self, table: &TableSql, has_conditions: bool) -> bool {
         self.with_table(table, |state| {
             let claims = &mut state.claims[usize::from(has_conditions)];
             let turn = if has_conditions { claims.count_ones() % 2 == 1 } else { *claims % 2 == 1 };
@@ -519,7 +520,7 @@ impl WorkState {
     }
 
     /// Returns true for the first call with this text.
-    pub(crate) fn is_first_report(&self, what: String) -> bool {
+    pub(crate) fn report_once(&self, what: String) -> bool {
         lock(&self.reported).insert(what)
     }
 
@@ -542,7 +543,7 @@ impl WorkState {
                 if !is_own {
                     charge.cause = Some(kind);
                 }
-                is_own || self.is_charged(&table, &charge.row, Some(kind))
+                is_own || self.charge_for(&table, &charge.row, Some(kind))
             });
         }
     }
