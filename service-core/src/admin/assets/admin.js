@@ -57,7 +57,7 @@ async function refreshRows(ids) {
   const known = ids.filter((id) => document.getElementById(`service-${id}`));
   for (let at = 0; at < known.length; at += 100) {
     const response = await fetch(`${root}ui/services?rows=${known.slice(at, at + 100).join(",")}`);
-    if (!response.ok) return;
+    if (!response.ok) throw new Error(`status ${response.status}`);
     setClock(response);
     const part = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const fresh of Array.from(part.querySelectorAll("li.row"))) {
@@ -84,7 +84,7 @@ const path = location.pathname.replace(/(\/ui\/services\/[^/]+)\/[^/]+$/, "$1");
 
 async function refreshParts() {
   const response = await fetch(path);
-  if (!response.ok) return;
+  if (!response.ok) throw new Error(`status ${response.status}`);
   setClock(response);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const fresh of page.querySelectorAll("[data-part]")) {
@@ -144,34 +144,63 @@ if (live !== undefined && window.EventSource) {
   };
   const urgent = new Set();
   const schedule = () => { timer ??= setTimeout(flush, 700); };
-  const events = new EventSource(`${root}events${live ? `?service=${encodeURIComponent(live)}` : ""}`);
-  let lost = null;
-  events.onopen = () => {
-    connection.textContent = "● live";
-    if (lost === null) return;
-    clearTimeout(lost);
-    lost = null;
-    // What has happened meanwhile.
-    for (const row of rows?.children ?? []) { changed.add(row.dataset.id); urgent.add(row.dataset.id); }
-    schedule();
-  };
-  // An interface that is mounted in another server ends each stream after a while; then the browser connects again at once.
-  events.onerror = () => { lost ??= setTimeout(() => { connection.textContent = "○ connection lost, trying again"; }, 2000); };
-  events.addEventListener("dropped", () => { connection.textContent = "○ too slow, connecting again"; });
-  events.onmessage = (message) => {
+  const receive = (message) => {
     const event = JSON.parse(message.data);
     const all = [event, ...(event.earlier ?? [])];
     changed.add(event.service_id);
     if (all.some((one) => ["run_failed", "run_given_up", "state_changed"].includes(one.event))) urgent.add(event.service_id);
     schedule();
   };
+  let events = null;
+  let lost = null;
+  let missed = false;
+  const opened = () => {
+    clearTimeout(lost);
+    lost = null;
+    connection.textContent = "● live";
+    if (!missed) return;
+    missed = false;
+    // What has happened meanwhile.
+    for (const row of rows?.children ?? []) { changed.add(row.dataset.id); urgent.add(row.dataset.id); }
+    schedule();
+  };
+  // An interface that is mounted in another server ends each stream after a while; then the browser connects again at once.
+  const failed = () => {
+    missed = true;
+    lost ??= setTimeout(() => { connection.textContent = "○ connection lost, trying again"; }, 2000);
+    if (events.readyState !== EventSource.CLOSED) return;
+    // The answer had another status than 200: the browser does not connect again.
+    events = null;
+    setTimeout(connect, 5000);
+  };
+  const connect = () => {
+    if (events || document.hidden) return;
+    events = new EventSource(`${root}events${live ? `?service=${encodeURIComponent(live)}` : ""}`);
+    events.onopen = opened;
+    events.onerror = failed;
+    events.onmessage = receive;
+    events.addEventListener("dropped", () => { connection.textContent = "○ too slow, connecting again"; });
+  };
+  // A browser opens six connections to a host: a page in the background must not keep one.
+  const disconnect = () => {
+    events?.close();
+    events = null;
+    missed = true;
+    clearTimeout(lost);
+    lost = null;
+  };
+  connect();
   // A reason may have a time in it ("retrying in 40 s"), which changes without an event.
   setInterval(() => {
     if (rows) document.querySelectorAll("li.row.unhealthy, li.row.degraded, li.row[data-state=standby]").forEach((row) => changed.add(row.dataset.id));
     if (!document.hidden) schedule();
   }, 5000);
   addEventListener("scroll", () => { if (changed.size) schedule(); }, { passive: true });
-  addEventListener("visibilitychange", schedule);
+  addEventListener("visibilitychange", () => {
+    if (document.hidden) return disconnect();
+    connect();
+    schedule();
+  });
 }
 
 if (search && rows) {
