@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
@@ -32,11 +33,19 @@ pub(crate) struct Core {
     pub(crate) metrics: Vec<RenderMetrics>,
     /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the last.
     audit: Mutex<VecDeque<AuditEntry>>,
+    /// The time of the newest entry.
+    newest: Mutex<SystemTime>,
 }
 
 impl Core {
     pub(crate) fn new(metrics: Vec<RenderMetrics>) -> Self {
-        Self { events: Arc::default(), samples: Arc::default(), metrics, audit: Mutex::default() }
+        Self {
+            events: Arc::default(),
+            samples: Arc::default(),
+            metrics,
+            audit: Mutex::default(),
+            newest: Mutex::new(SystemTime::UNIX_EPOCH),
+        }
     }
 
     /// Called when something is served: from now on services keep their last runs.
@@ -46,6 +55,14 @@ impl Core {
 
     fn audit(&self) -> MutexGuard<'_, VecDeque<AuditEntry>> {
         self.audit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in their order.
+    fn time_of_entry(&self, now: SystemTime) -> SystemTime {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = newest.duration_since(now).is_ok_and(|ahead| ahead < Duration::from_millis(1));
+        *newest = if is_same { *newest + Duration::from_micros(1) } else { now };
+        *newest
     }
 }
 
@@ -92,8 +109,10 @@ impl App {
 
     /// Records that an operator has changed something. Called on the runtime of the services.
     pub(crate) async fn record(&self, subject: &str, action: &str, detail: String, by: &str, why: &str) {
-        let now = self.registry.inner.services.shared.clock.wall_now();
-        let entry = AuditEntry::new(now, subject, action, detail, by, why);
+        let deadline = Instant::now() + AUDIT_TIMEOUT;
+        let store = self.store();
+        let at = self.core.time_of_entry(self.now_by(store.as_deref(), deadline).await);
+        let entry = AuditEntry::new(at, subject, action, detail, by, why);
         info!(service.id = %subject, "{action} by {by}: {why} {}", entry.detail);
         {
             let mut audit = self.core.audit();
@@ -102,8 +121,8 @@ impl App {
             }
             audit.push_back(entry);
         }
-        let Some(store) = self.store() else { return };
-        if let Err(error) = self.write_audit(&*store).await {
+        let Some(store) = store else { return };
+        if let Err(error) = self.write_audit(&*store, deadline).await {
             warn!(
                 "entries of the audit are not in the database yet, and are lost if this process ends; the next change writes them: \
                  {error:#}"
@@ -111,20 +130,31 @@ impl App {
         }
     }
 
+    /// Returns the time by the database's clock, which all processes share; by that of this process if it does not answer.
+    async fn now_by(&self, store: Option<&dyn OperatorStore>, deadline: Instant) -> SystemTime {
+        let services = &self.registry.inner.services;
+        if let Some(store) = store
+            && let Ok(Ok(now)) = tokio::time::timeout_at(deadline, store.now(services)).await
+        {
+            return now;
+        }
+        services.shared.clock.wall_now()
+    }
+
     /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back the others.
-    async fn write_audit(&self, store: &dyn OperatorStore) -> Result<()> {
+    async fn write_audit(&self, store: &dyn OperatorStore, deadline: Instant) -> Result<()> {
         let entries: Vec<AuditEntry> = self.core.audit().iter().rev().cloned().collect();
         let write_all = async {
             let mut result = Ok(());
             for entry in &entries {
-                match store.record(entry).await {
+                match store.record(&self.registry.inner.services, entry).await {
                     Ok(()) => self.core.audit().retain(|kept| kept.id != entry.id),
                     Err(error) => result = Err(error),
                 }
             }
             result
         };
-        let written = tokio::time::timeout(AUDIT_TIMEOUT, write_all).await;
+        let written = tokio::time::timeout_at(deadline, write_all).await;
         written.unwrap_or_else(|_| Err(Error::msg("no answer in time")))
     }
 
@@ -139,7 +169,7 @@ impl App {
             // The database answers again.
             if read.is_ok() {
                 // If it refuses them, they stay in memory, and are in the answer.
-                let _ = shared.write_audit(&*store).await;
+                let _ = shared.write_audit(&*store, Instant::now() + AUDIT_TIMEOUT).await;
             }
             read
         };
@@ -177,3 +207,6 @@ pub(crate) struct AuditRead {
 
 /// The state of a handler.
 pub(crate) type AppState = State<SharedApp>;
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;

@@ -12,11 +12,12 @@ use crate::service::error::Result;
 /// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
-/// Adds an entry, unless it exists, and removes the entries that are too old.
+/// Adds an entry, unless it exists, and removes the entries that are too old. `now` is the time of the database: the clock of a
+/// process that is wrong must not remove the entries of others.
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Result<()> {
+pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: SystemTime) -> Result<()> {
     let AuditEntry { id, at, subject, action, detail, by, why } = entry;
     let insert = Query::insert()
         .into_table(column("service_audit"))
@@ -33,7 +34,7 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Res
         .on_conflict(OnConflict::column(column("id")).do_nothing().to_owned())
         .to_owned();
     db.execute(&insert).await?;
-    let oldest = at.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
+    let oldest = now.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
     let delete = Query::delete()
         .from_table(column("service_audit"))
         .and_where(Expr::col(column("id")).lt(id_of(oldest)))

@@ -120,10 +120,11 @@ impl OperatorStore for DatabaseOperatorStore {
         })
     }
 
-    fn record<'a>(&'a self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
+    fn record<'a>(&'a self, services: &'a Services, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.watcher.with_db(move |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
-            audit::record(&db, entry).await
+            let now = self.watcher.now(services, &db).await?;
+            audit::record(&db, entry, now.into()).await
         }))
     }
 

@@ -56,17 +56,17 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
         service: &'a RegisteredService,
     ) -> BoxFuture<'a, Result<StoredPauses>>;
 
-    /// Returns the time by which overrides expire: that of the database.
+    /// Returns the time by which overrides expire, and entries of the audit are ordered: that of the database.
     ///
     /// # Errors
     /// Those of the database.
     fn now<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<SystemTime>>;
 
-    /// Adds an entry to the audit, and removes the entries that are older than 90 days.
+    /// Adds an entry to the audit, and removes the entries that are older than 90 days, by the clock of the database.
     ///
     /// # Errors
     /// Those of the database.
-    fn record<'a>(&'a self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>>;
+    fn record<'a>(&'a self, services: &'a Services, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>>;
 
     /// Returns the entries of the audit, the newest first.
     ///
