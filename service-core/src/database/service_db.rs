@@ -134,6 +134,7 @@ impl ServiceDb {
     /// a higher default level, the server refuses a statement if another worker writes the same row.
     pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
         if self.db().get_database_backend() != DbBackend::Postgres {
+            self.tx.check_reachable()?;
             return Ok(self.db().execute(statement).await?);
         }
         let tx = self.begin().await?;

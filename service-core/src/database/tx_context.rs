@@ -97,6 +97,7 @@ impl TxContext {
         &self,
         build: impl FnOnce() -> Statement + Send + 'static,
     ) -> Result<Vec<QueryResult>> {
+        self.check_reachable()?;
         let (db, committing) = (self.db.clone(), self.commits.enter());
         uncut(async move {
             let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(build())).await;
@@ -104,6 +105,11 @@ impl TxContext {
             result.map(|rows| rows.map_err(Refusal::from))
         })
         .await
+    }
+
+    /// Returns an error if a test has cut off this replica from the database.
+    pub(super) fn check_reachable(&self) -> DbResult<()> {
+        self.monitor.as_ref().map_or(Ok(()), |monitor| monitor.check())
     }
 
     pub(super) fn level(&self) -> Level {

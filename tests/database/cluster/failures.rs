@@ -9,6 +9,7 @@ use service_core::testing::TestBed;
 
 use super::Log;
 use crate::bed::{Bed, on_each};
+use crate::tables::{job, jobs};
 
 on_each! {
     a_service_that_backs_off_keeps_its_lease,
@@ -17,6 +18,7 @@ on_each! {
     the_count_of_failures_belongs_to_the_holder,
     a_critical_service_shuts_down_when_it_has_failed_everywhere,
     an_instance_that_cannot_be_built_is_retried_by_the_holder,
+    a_replica_that_is_cut_off_loses_its_claims_and_completes_nothing,
 }
 
 struct Fragile {
@@ -145,4 +147,41 @@ async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Bed
     replicas.bed.run_for(Duration::from_secs(20)).await;
     assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
     assert_eq!(log.times("b builds"), [0.0; 0], "a replica that stands by builds nothing");
+}
+
+/// Its items take a long time.
+struct Slow {
+    name: &'static str,
+    log: Log,
+    works: Duration,
+}
+
+#[service(interval = 10, discover = false)]
+impl Slow {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let (log, name, works) = (&self.log, self.name, self.works);
+        let claim = cx.claim_each::<job::Entity>(1).lease(Duration::from_secs(60));
+        claim
+            .for_each(async |item| {
+                log.add(format!("{name} has {}", item.model().id));
+                tokio::time::sleep(works).await;
+            })
+            .await
+    }
+}
+
+async fn a_replica_that_is_cut_off_loses_its_claims_and_completes_nothing(replicas: Bed) {
+    jobs(&replicas.db, 1).await;
+    let (log, other) = (Log::new(), replicas.other().await);
+    let slow = |name, works| {
+        let log = log.clone();
+        move || Slow { name, log: log.clone(), works: Duration::from_secs(works) }
+    };
+    replicas.bed.start_fn(slow("a", 600)).await;
+    replicas.run_for(10.0).await;
+    other.start_fn(slow("b", 1)).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(120.0).await;
+    assert_eq!((log.times("a has 1").len(), log.times("b has 1").len()), (1, 1), "{:?}", log.all());
+    assert_eq!(replicas.number("SELECT count(*) FROM job WHERE status = 'completed'").await, 1);
 }
