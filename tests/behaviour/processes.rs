@@ -293,6 +293,20 @@ fn a_signal_after_a_finished_shutdown_ends_the_process() {
 }
 
 #[test]
+fn a_second_signal_ends_the_process_also_after_the_shutdown() {
+    let mut child = Child::start("lingers", &[]);
+    child.says("steady: end");
+    child.signal("TERM");
+    child.says("steady: cleanup");
+    // Signals within 200 ms count as one.
+    std::thread::sleep(Duration::from_millis(700));
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(143), "{}", ended.logged);
+    assert!(!ended.said.contains(&"main: lingered".to_owned()), "{:?}", ended.said);
+}
+
+#[test]
 #[cfg(feature = "admin")]
 fn run_fails_if_its_start_fails() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -67,12 +67,6 @@ impl ErrorKind {
         code_of(error).is_some_and(|found| found == code)
     }
 
-    /// Whether the error is about the schema or the rights on it, and not about a value: a missing table, column or function, or no
-    /// permission. SQLite has one code for these.
-    pub(crate) fn is_about_schema(error: &DbErr) -> bool {
-        code_of(error).is_some_and(|code| code == "1" || code.len() == 5 && code.starts_with("42"))
-    }
-
     /// Whether the cause is not the statement, so that the same statement may succeed later.
     pub(crate) fn is_passing(self) -> bool {
         self != Self::Statement

@@ -54,9 +54,10 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
         let single = Single::build(builder, S::ID).await?;
         signals::listen(&single.services)?;
         // Either a signal begins a shutdown, or the service ends first.
+        let session = single.services.session();
         let started = signals::first(single.over(), single.services.stopping()).await;
         let result = single.services.shutdown().await.and(started.unwrap_or(Ok(())));
-        signals::exit_in_spite_of_blocking_code(&single.services, i32::from(result.is_err()));
+        signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
         result
     }
 }

@@ -40,8 +40,9 @@ pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
 /// Waits for a signal, or for a shutdown that other code requests, and then for the end of the shutdown.
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
+    let session = registry.session();
     let result = registry.closed().await;
-    exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
+    exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
     result
 }
 
@@ -57,8 +58,8 @@ pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Out
 
 /// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main` does
 /// not return either, and this ends the process.
-pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status: i32) {
-    let (registry, session) = (registry.clone(), registry.session());
+pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session: Arc<Session>, status: i32) {
+    let registry = registry.clone();
     let shared = registry.inner.services.shared.clone();
     if shared.blocking.load(Ordering::SeqCst) == 0 {
         return;
@@ -67,7 +68,10 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status:
     std::thread::spawn(move || {
         std::thread::sleep(EXIT_GRACE);
         let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
-        if shared.blocking.load(Ordering::SeqCst) > 0 && !is_started_again {
+        // The services of another registry are to be shut down first.
+        let others_run =
+            registries().iter().map(ServiceRegistry::session).any(|other| other.is_open() && other.is_started());
+        if shared.blocking.load(Ordering::SeqCst) > 0 && !is_started_again && !others_run {
             error!("blocking code of a service does not return: ending the process without it");
             std::process::exit(status);
         }
@@ -114,24 +118,28 @@ pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     Ok(())
 }
 
+fn registries() -> Vec<ServiceRegistry> {
+    listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
+}
+
 async fn handle_signals(mut signals: Signals) {
     loop {
         let signal = signals.next().await;
         let arrived = Instant::now();
-        let registries: Vec<ServiceRegistry> =
-            listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+        let registries = registries();
         if signal.reloads {
             registries.iter().for_each(|registry| registry.reload_by_signal(signal.name));
             continue;
         }
-        // A registry that has shut down before leaves the signal to the rest of the program.
-        let registries: Vec<_> = registries.into_iter().filter(|registry| !registry.session().is_closed()).collect();
+        let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
+        // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the program.
+        let is_over = |session: Arc<Session>| session.is_closed() && session.first_signal().is_none();
+        let registries: Vec<_> = registries.into_iter().filter(|registry| !is_over(registry.session())).collect();
         if deliver(&signal, &registries) {
             continue;
         }
         // No shutdown has begun yet.
         let sessions = registries.iter().map(ServiceRegistry::session).collect();
-        let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
         drop(registries);
         let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, grace.unwrap_or(SHUTDOWN_TIMEOUT)));
         while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {

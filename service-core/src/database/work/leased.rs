@@ -8,7 +8,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::item::Item;
 use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
-use crate::database::work::settler::{Refused, Settled, Settler, not_kept};
+use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::together::{Completion, Counts, NotCompleted};
 use crate::database::work::write_row::{self, Written, write_failure};
@@ -138,17 +138,16 @@ impl Settler {
 
     pub(super) fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
         self.service_db.work.committed(&self.table, true, false);
-        self.service_db.work.forget_rows(&self.table, [&item.row.key]);
+        self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Completed
     }
 
     /// Handles a leased item whose row the table refuses to complete.
     async fn leased_refused<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, error: DbErr) -> Result<Settled> {
-        match self.refused_completion(&item.row, &error).await? {
-            Refused::Row => Box::pin(self.fail(item, &Error::from(error))).await,
-            Refused::Unclear => Ok(self.end_uncharged(item, Settled::Failed).await),
-            Refused::Table(refusal) => Ok(self.end_uncharged(item, Settled::Refused(refusal)).await),
+        match self.table_refusal::<E>(&item.row, &error).await? {
+            None => Box::pin(self.fail(item, &Error::from(error))).await,
+            Some(refusal) => Ok(self.end_uncharged(item, Settled::Refused(refusal)).await),
         }
     }
 
@@ -275,7 +274,7 @@ impl Settler {
             key,
             "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
-        self.service_db.work.forget_rows(&self.table, [&item.row.key]);
+        self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Skipped
     }

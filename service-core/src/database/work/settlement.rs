@@ -171,7 +171,7 @@ impl ServiceDb {
             written = write_row::committed(tx.commit().await).map_err(database_error)?;
         }
         match written {
-            Written::Done if decision == RetryDecision::Failed => self.work.forget_rows(table, [&row.key]),
+            Written::Done if decision == RetryDecision::Failed => self.work.forget_losses(table, [&row.key]),
             Written::Done | Written::Changed => {}
             Written::Refused(why) => {
                 let reason = format!("it failed ({message}), but its status cannot be written: {why}");

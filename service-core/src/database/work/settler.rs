@@ -17,11 +17,10 @@ use crate::database::tx_limits::TxQueue;
 use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
-use crate::database::work::row::CompletionRefused;
+use crate::database::work::row::{CompletionRefused, key_of};
 use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_text};
-use crate::database::work::work_state::{Charge, EndedBatch, LeftOut, Refusals};
+use crate::database::work::work_state::{Charge, EndedBatch, LeftOut};
 use crate::database::work::write_row::Written;
-use crate::humanize;
 use crate::panic;
 use crate::service::error::{Advice, Error, Result};
 
@@ -55,16 +54,6 @@ pub(crate) enum Settled {
     Skipped,
     /// The table refuses to complete rows.
     Refused(Error),
-}
-
-/// The cause of a refused completion.
-pub(super) enum Refused {
-    /// The table has completed other rows meanwhile, or the row is the only one that is refused.
-    Row,
-    /// The row is refused for the first time, and no other row is.
-    Unclear,
-    /// The table refuses several rows, or has never completed one.
-    Table(Error),
 }
 
 /// Records its item when it is dropped, if the item's result is not written by then.
@@ -184,10 +173,7 @@ impl Settler {
         };
         match written {
             Written::Done => {
-                match decision {
-                    RetryDecision::Failed => self.service_db.work.forget_rows(&self.table, [&item.row.key]),
-                    RetryDecision::Again(_) => self.service_db.work.forget_losses(&self.table, [&item.row.key]),
-                }
+                self.service_db.work.forget_losses(&self.table, [&item.row.key]);
                 self.report(&item.row, decision, error, &message);
             }
             Written::Changed => return Ok(self.skip_lost(item).await),
@@ -273,44 +259,53 @@ impl Settler {
     }
 
     /// Leaves a row that cannot be written out of claims for an hour.
-    pub(super) fn leave_out(&self, key: &ValueTuple, reason: &str) {
-        self.leave_out_as(key, reason, LeftOut::Unwritable);
-    }
-
-    /// Leaves a row out of claims, with a warning the first time.
-    fn leave_out_as(&self, key: &ValueTuple, reason: &str, why: LeftOut) {
-        if self.service_db.work.set_aside(&self.table, key, reason.to_owned(), why) {
+    pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
+        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), LeftOut::Unwritable) {
             let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
-            let wait = humanize::long(why.wait());
-            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for {wait}: {reason}");
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
         }
     }
 
-    /// Called if the framework's own update to `completed` was refused for this row alone. Finds out whether the row or the table
-    /// is the cause. Unless it is the row, the row is left out of claims until another row completes.
-    pub(super) async fn refused_completion(&self, row: &RowRef, error: &DbErr) -> Result<Refused> {
-        let work = &self.service_db.work;
-        let refusals = work.note_refusal(&self.table, &row.key);
-        let may_be_row = match refusals {
-            Refusals::OfThisRow => true,
-            Refusals::First | Refusals::Repeated => !ErrorKind::is_about_schema(error) && self.has_completed().await?,
-            Refusals::OfSeveralRows => false,
-        };
-        let reason = error.to_string();
-        if !may_be_row {
-            work.set_aside(&self.table, &row.key, reason.clone(), LeftOut::Refused);
-            return Ok(Refused::Table(Error::new(CompletionRefused { table: self.table.name.clone(), reason })));
+    /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause, because
+    /// another row can be completed. Otherwise the table is the cause, and the row is left out of claims until another row completes.
+    pub(super) async fn table_refusal<E: EntityTrait>(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
+        // The completed rows may be removed at once, so others that have completed since its last refusal count, too.
+        if self.service_db.work.take_refused_alone(&self.table, &row.key) || self.completes_again::<E>().await? {
+            return Ok(None);
         }
-        if refusals == Refusals::First {
-            self.leave_out_as(&row.key, &format!("its completion is refused: {reason}"), LeftOut::RefusedFirst);
-            return Ok(Refused::Unclear);
-        }
-        Ok(Refused::Row)
+        let (table, reason) = (self.table.name.clone(), error.to_string());
+        self.service_db.work.set_aside(&self.table, &row.key, reason.clone(), LeftOut::Refused);
+        Ok(Some(Error::new(CompletionRefused { table, reason })))
     }
 
-    /// Whether the table has a completed row.
-    async fn has_completed(&self) -> Result<bool> {
-        Ok(self.service_db.db().query_one(&self.table.one_completed()).await?.is_some())
+    /// Whether the table still accepts completions: completes a row again that is completed, and undoes that. That the row was completed
+    /// once proves nothing: since then a constraint may have been added, or a table that a trigger writes to may be gone.
+    async fn completes_again<E: EntityTrait>(&self) -> Result<bool> {
+        let tx = self.lazy_tx();
+        let completed = self.complete_again::<E>(&tx).await;
+        let _ = tx.rollback().await;
+        match completed {
+            Err(error) if ErrorKind::of_own(&error) == ErrorKind::Statement => Ok(false),
+            completed => Ok(completed?),
+        }
+    }
+
+    async fn complete_again<E: EntityTrait>(&self, tx: &Transaction) -> std::result::Result<bool, DbErr> {
+        let (connection, now) = (tx.connection().await?, self.service_db.clock.now());
+        let Some(row) = connection.query_one(&self.table.one_completed::<E>()).await? else { return Ok(false) };
+        let keys = [key_of::<E>(&row)?];
+        // Some triggers run only if the status changes, and some refuse that a completed row becomes pending.
+        connection.execute_unprepared("SAVEPOINT service_trial").await?;
+        if connection.execute(&self.table.retry(&keys, now)).await.is_err() {
+            connection.execute_unprepared("ROLLBACK TO SAVEPOINT service_trial").await?;
+        }
+        for update in self.table.complete(&keys, now) {
+            connection.execute(&update).await?;
+        }
+        if self.table.backend == DbBackend::Postgres {
+            connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        }
+        Ok(true)
     }
 
     pub(super) fn lazy_tx(&self) -> Transaction {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword, Query, SelectStatement,
-    SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
+    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword, LockBehavior, LockType,
+    Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityName, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait,
@@ -393,14 +393,14 @@ impl TableSql {
         selects
     }
 
-    /// The query that finds one completed row.
-    pub(crate) fn one_completed(&self) -> SelectStatement {
-        Query::select()
-            .expr(Expr::Constant(1.into()))
-            .from(self.table.clone())
-            .and_where(self.has_status(COMPLETED))
-            .limit(1)
-            .to_owned()
+    /// The query for the key of one completed row. On PostgreSQL it locks the row, and skips those that are locked.
+    pub(crate) fn one_completed<E: EntityTrait>(&self) -> SelectStatement {
+        let key = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
+        let mut select = Query::select().exprs(key).from(self.table.clone()).to_owned();
+        if self.backend == DbBackend::Postgres {
+            select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        }
+        select.and_where(self.has_status(COMPLETED)).limit(1).to_owned()
     }
 
     /// The query for some rows of the table, whatever their status is.

@@ -10,7 +10,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
 use crate::database::work::row::key_of;
-use crate::database::work::settler::{Refused, Settled, Settler, not_kept};
+use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
@@ -243,7 +243,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         match tx.commit().await {
             Ok(()) => {
                 service_db.work.committed(table, self.tally.processed > 0, again);
-                service_db.work.forget_rows(table, self.tally.done.iter().map(|row| &row.key));
+                service_db.work.forget_losses(table, self.tally.done.iter().map(|row| &row.key));
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>().cloned() {
@@ -291,15 +291,12 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
         };
         tally.processed = 0;
-        let cause = if by_update { settler.refused_completion(&row, &refused).await? } else { Refused::Row };
-        match cause {
-            Refused::Table(refusal) => tally.refused = Some(refusal),
-            Refused::Unclear => tally.failed += 1,
-            Refused::Row => {
-                settler.charge_alone(&row, &error).await?;
-                tally.failed += 1;
-            }
+        if by_update && let Some(refusal) = settler.table_refusal::<E>(&row, &refused).await? {
+            tally.refused = Some(refusal);
+            return Ok(());
         }
+        settler.charge_alone(&row, &error).await?;
+        tally.failed += 1;
         Ok(())
     }
 
@@ -315,8 +312,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             // A new rule on the table may not allow the update.
             work.inspect_again(table);
         }
-        // A row whose update always waits or takes too long must not hold up the others.
-        if cause == ErrorKind::Statement || cause.is_wait() && claimed > 1 {
+        // A row whose update always takes too long must not hold up the others.
+        if cause == ErrorKind::Statement || cause == ErrorKind::TimedOut && claimed > 1 {
             work.claim_one_by_one(table, claimed);
             return;
         }

@@ -8,6 +8,7 @@
 //! but a row that breaks every connection must not block its table. So after two batches in a row that lost their
 //! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,8 +77,6 @@ struct TableState {
     inspected: Option<Instant>,
     has_triggers: bool,
     claim_index: Option<String>,
-    /// Rows that the table has refused to complete since it last completed others.
-    refused: BTreeSet<String>,
     /// Rows that the table refused to complete before it completed others.
     refused_alone: BTreeSet<String>,
     /// The last row that could not be read was compared with rows of any status, and no row was read since.
@@ -100,8 +99,6 @@ pub(crate) enum LeftOut {
     Unwritable,
     /// The table refuses to complete it, and is the cause: for a minute, or until another row of the table completes.
     Refused,
-    /// The same, but the row may be the cause, because it is the first one.
-    RefusedFirst,
     /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or until another row
     /// of the table completes.
     TimedOut(Duration),
@@ -113,22 +110,10 @@ impl LeftOut {
     pub(crate) fn wait(self) -> Duration {
         match self {
             Self::Unwritable => SET_ASIDE,
-            Self::Refused | Self::RefusedFirst => SET_ASIDE_TENTATIVELY,
+            Self::Refused => SET_ASIDE_TENTATIVELY,
             Self::TimedOut(wait) | Self::Conflict(wait) => wait,
         }
     }
-}
-
-/// Which rows a table has refused to complete since it last completed others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusals {
-    /// The row was refused before the table completed others, and is refused again.
-    OfThisRow,
-    /// This is the first refusal.
-    First,
-    /// This is a further refusal of the same row.
-    Repeated,
-    OfSeveralRows,
 }
 
 /// A row in flight that loses an attempt.
@@ -208,9 +193,8 @@ impl WorkState {
     /// Records a batch of rows that commit together, which ended without a commit.
     pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
         let charges = match (&ended.row, ended.cause) {
-            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) | (None, Some(ErrorKind::Unavailable)) => {
-                self.lost_batch(&ended)
-            }
+            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout))
+            | (None, Some(ErrorKind::Unavailable | ErrorKind::Contention)) => self.lost_batch(&ended),
             (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.claimed > 1 => {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
@@ -289,7 +273,7 @@ impl WorkState {
         let (why, reason) = match kind {
             ErrorKind::Contention => (
                 LeftOut::Conflict(longer(CONFLICT_WAIT, SET_ASIDE_TENTATIVELY)),
-                "its item meets a conflict with another transaction each time",
+                "its item meets a conflict with another transaction, or an exhausted server, each time",
             ),
             ErrorKind::Unavailable => (
                 LeftOut::TimedOut(longer(SET_ASIDE_TENTATIVELY, SET_ASIDE)),
@@ -314,27 +298,16 @@ impl WorkState {
         lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
     }
 
-    /// Records that the results of rows were written.
+    /// Records that the results of rows were written, or that the rows belong to another worker.
     pub(crate) fn forget_losses<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple>) {
-        let mut losses = lock(&self.row_losses);
-        // The usual path makes no texts.
-        if !losses.is_empty() {
-            let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
-            losses.retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
+        let has_losses = !lock(&self.row_losses).is_empty();
+        if !has_losses && self.with_table(table, |state| state.refused_alone.is_empty()) {
+            // The usual path makes no texts.
+            return;
         }
-    }
-
-    /// Records that rows have completed or failed permanently, or belong to another worker.
-    pub(crate) fn forget_rows<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple> + Clone) {
-        self.forget_losses(table, keys.clone());
-        self.with_table(table, |state| {
-            if !state.refused.is_empty() || !state.refused_alone.is_empty() {
-                for key in keys.into_iter().map(key_text) {
-                    state.refused.remove(&key);
-                    state.refused_alone.remove(&key);
-                }
-            }
-        });
+        let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
+        lock(&self.row_losses).retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
+        self.with_table(table, |state| state.refused_alone.retain(|key| !keys.contains(key)));
     }
 
     /// Records a batch that lost its connection. True if its only row loses an attempt.
@@ -359,29 +332,20 @@ impl WorkState {
             (state.losses, state.more) = (0, more);
             if completed {
                 state.completions += 1;
-                state.set_aside.retain(|_, row| matches!(row.why, LeftOut::Unwritable | LeftOut::Conflict(_)));
+                let stays = |why| matches!(why, LeftOut::Unwritable | LeftOut::Conflict(_));
+                let back = state.set_aside.extract_if(.., |_, row| !stays(row.why));
+                let refused = back.filter(|(_, row)| row.why == LeftOut::Refused).map(|(key, _)| key);
                 if state.refused_alone.len() > MOST_SET_ASIDE {
                     state.refused_alone.clear();
                 }
-                state.refused_alone.append(&mut state.refused);
+                state.refused_alone.extend(refused);
             }
         });
     }
 
-    /// Records that the table has refused to complete a row.
-    pub(crate) fn note_refusal(&self, table: &TableSql, key: &ValueTuple) -> Refusals {
-        let key = key_text(key);
-        self.with_table(table, |state| {
-            if state.refused_alone.contains(&key) {
-                return Refusals::OfThisRow;
-            }
-            let is_new = state.refused.len() <= MOST_SET_ASIDE && state.refused.insert(key);
-            match state.refused.len() {
-                1 if is_new => Refusals::First,
-                1 => Refusals::Repeated,
-                _ => Refusals::OfSeveralRows,
-            }
-        })
+    /// Whether the row was refused before, and the table has completed others since. The next call returns false.
+    pub(crate) fn take_refused_alone(&self, table: &TableSql, key: &ValueTuple) -> bool {
+        self.with_table(table, |state| state.refused_alone.remove(&key_text(key)))
     }
 
     /// Records whether a claim has read a row. Returns whether the rows that it cannot read may be compared with rows of any status:
@@ -497,8 +461,13 @@ impl WorkState {
         self.with_table(table, |state| {
             let now = Instant::now();
             state.set_aside.retain(|_, row| row.until > now);
-            (state.set_aside.len() <= MOST_SET_ASIDE)
-                .then(|| state.set_aside.values().map(|row| row.key.clone()).collect())
+            // Those that wait for a while are not to be corrected. If they are too many, the others are tried again earlier.
+            let waits = |row: &SetAside| matches!(row.why, LeftOut::TimedOut(_) | LeftOut::Conflict(_));
+            let (mut waiting, mut left_out): (Vec<_>, Vec<_>) = state.set_aside.values().partition(|row| waits(row));
+            waiting.sort_by_key(|row| Reverse(row.until));
+            waiting.truncate(MOST_SET_ASIDE.saturating_sub(left_out.len()));
+            left_out.append(&mut waiting);
+            (left_out.len() <= MOST_SET_ASIDE).then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
         })
     }
 
