@@ -129,7 +129,7 @@ async fn run(what: String) -> Result<()> {
             .service_of::<NeverBuilt>("never_built")
             .service("steady", loud("steady", Run::Ends))
             .shutdown_timeout(Duration::from_millis(500)),
-        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" => {
+        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" | "over_by_signal" => {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
@@ -148,6 +148,13 @@ async fn run(what: String) -> Result<()> {
         "forgetful" => std::future::pending().await,
         "over" => {
             services.shutdown().await?;
+            // Until then, the shutdown may have been the answer to a signal.
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+            println!("main: the services are over");
+            std::future::pending().await
+        }
+        "over_by_signal" => {
+            services.until_shutdown().await?;
             println!("main: the services are over");
             std::future::pending().await
         }

@@ -124,6 +124,12 @@ impl Session {
         if matches!(state.phase, Phase::Closing) { state.closing_since.map(|since| since.elapsed()) } else { None }
     }
 
+    /// Returns how long ago the shutdown began, if it has finished.
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        if matches!(state.phase, Phase::Closed(_)) { state.closing_since.map(|since| since.elapsed()) } else { None }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.lock().phase, Phase::Closed(_))
     }

@@ -123,6 +123,8 @@ fn registries() -> Vec<ServiceRegistry> {
 }
 
 async fn handle_signals(mut signals: Signals) {
+    // When a signal began the last shutdown.
+    let mut claimed: Option<Instant> = None;
     loop {
         let signal = signals.next().await;
         let arrived = Instant::now();
@@ -132,11 +134,21 @@ async fn handle_signals(mut signals: Signals) {
             continue;
         }
         let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
-        // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the program.
-        let is_over = |session: Arc<Session>| session.is_closed() && session.first_signal().is_none();
+        // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the program. But that
+        // may have been the first to get this signal.
+        let is_over = |session: Arc<Session>| {
+            session.first_signal().is_none() && session.closed_for().is_some_and(|time| time > CLAIM_GRACE)
+        };
         let registries: Vec<_> = registries.into_iter().filter(|registry| !is_over(registry.session())).collect();
         if deliver(&signal, &registries) {
+            claimed = Some(arrived);
             continue;
+        }
+        // The registries may have been dropped after their shutdown.
+        match claimed.filter(|_| registries.is_empty()) {
+            Some(earlier) if earlier.elapsed() < SAME_SIGNAL => continue,
+            Some(_) => exit_at_once(&signal),
+            None => {}
         }
         // No shutdown has begun yet.
         let sessions = registries.iter().map(ServiceRegistry::session).collect();
