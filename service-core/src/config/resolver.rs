@@ -518,7 +518,7 @@ impl<'a> Resolver<'a> {
                 self.errors.push(ConfigError::UnknownKey { setting, hint });
             }
             1 => self.warnings.push(format!(
-                "{setting} is treated as a setting of the service, not as an option: if you mean the option `{near}`, correct the name"
+                "{setting} is read as a setting of the service: if the option `{near}` is meant, correct the name"
             )),
             _ => {}
         }
