@@ -100,7 +100,7 @@ impl ServiceRegistry {
     /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
     /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before that
     /// ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait for it
-    /// without end; so the process is ended three seconds after the shutdown.
+    /// without end; so the process is ended three seconds after the shutdown, unless another registry of the process still runs.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.

@@ -328,11 +328,11 @@ impl Services {
         // The loop of the parent takes the same lock before it ends the children of its instance.
         let state = parent.inner.lock();
         let why = match state.state() {
-            _ if !state.serves_requests() => state.why_down(),
-            ServiceState::Standby => "another replica runs it",
-            _ => "",
+            _ if !state.serves_requests() => Some(state.why_down()),
+            ServiceState::Standby => Some("another replica runs it"),
+            _ => None,
         };
-        if !why.is_empty() {
+        if let Some(why) = why {
             return Err(Error::msg(format!(
                 "service `{}` ({}) cannot belong to an instance of its parent `{}`: {why}",
                 child.id(),
