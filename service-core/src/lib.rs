@@ -3,6 +3,8 @@
 //! ## Reading the code
 //!
 //! Start at `runtime/supervisor.rs`: the loop that runs one service. `CONTRIBUTING.md` lists the layers of the crate.
+// What only some features use is dead code without them. Code that nothing uses is found with all features.
+#![cfg_attr(not(feature = "full"), allow(dead_code, reason = "without a feature, what only it uses"))]
 
 #[cfg(feature = "admin")]
 pub mod admin;

@@ -146,14 +146,12 @@ impl RegistryBuilder {
 }
 
 /// What the code of a program sets for its admin interface.
-#[allow(dead_code, reason = "for the command line")]
 #[derive(Default)]
 pub(crate) struct AdminInCode {
     pub(crate) address: Option<String>,
     pub(crate) token: Option<String>,
 }
 
-#[allow(dead_code, reason = "for the command line")]
 impl RegistryBuilder {
     pub(crate) fn admin_in_code(&mut self) -> AdminInCode {
         let settings = self.companion_settings.get::<AdminSettings>();

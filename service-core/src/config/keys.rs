@@ -443,7 +443,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// Whether it is the key of an option, not a setting of the service's own.
-#[allow(dead_code, reason = "for companions")]
 pub(crate) fn is_option(name: &str) -> bool {
     find(name).is_some()
 }

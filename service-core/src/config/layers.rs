@@ -108,7 +108,6 @@ impl Precedence {
 
 /// The services that a row of a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(dead_code, reason = "only a database has rows")]
 pub(crate) enum Scope {
     /// All services: its `service_id` is `defaults`.
     Defaults,

@@ -181,7 +181,6 @@ impl Sources {
 
     /// A row of a table, as a part of its layer. Strings of `service_config` can have `${VARIABLE}`. Those of an
     /// operator cannot, or the admin port would give access to the environment.
-    #[allow(dead_code, reason = "only a database has rows")]
     pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
@@ -200,7 +199,6 @@ impl Sources {
         Row { precedence, key: key.to_owned(), value, origin: Origin::new(layer, place) }
     }
 
-    #[allow(dead_code, reason = "only a database has rows")]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),

@@ -65,7 +65,6 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
 
 /// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
 /// opened. `begin` is called before each use of a connection, which waits for its future. The pool may have one connection.
-#[allow(dead_code, reason = "for virtual time")]
 pub(crate) async fn connect_for_bed<F>(
     options: ConnectOptions,
     begin: impl Fn() -> F + Clone + Send + Sync + 'static,

@@ -114,7 +114,6 @@ impl DatabaseExtension {
     }
 
     /// Installs what decides which replica runs a service, once.
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) fn install_leases(&self, leases: Arc<dyn Leases>) {
         if !self.reaches_other_replicas() {
             self.notifier.forward_by(&leases);
@@ -123,7 +122,6 @@ impl DatabaseExtension {
     }
 
     /// The database for the registry's own work.
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) fn registry_db(&self) -> RegistryDb {
         RegistryDb {
             watcher: self.watcher().clone(),

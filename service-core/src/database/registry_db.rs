@@ -19,7 +19,6 @@ use crate::service::error::{Error, Result};
 const CONTENTION_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The database of a registry, for the registry's own work. Cheap to clone.
-#[allow(dead_code, reason = "for leases")]
 #[derive(Clone, Debug)]
 pub(crate) struct RegistryDb {
     pub(crate) watcher: Arc<TableWatcher>,
@@ -29,7 +28,6 @@ pub(crate) struct RegistryDb {
     pub(crate) is_virtual: bool,
 }
 
-#[allow(dead_code, reason = "for leases")]
 impl RegistryDb {
     pub(crate) fn backend(&self) -> DbBackend {
         self.watcher.db.get_database_backend()

@@ -61,7 +61,6 @@ async fn every_task_waits() {
     }
 }
 
-#[allow(dead_code, reason = "for virtual time")]
 impl StatementMonitor {
     pub(crate) fn new(in_turn: bool, on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let shared = Shared {

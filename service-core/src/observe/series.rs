@@ -11,7 +11,6 @@ use crate::service::state::ServiceState;
 pub(crate) const DURATION: (&str, &str) = ("service_run_duration_seconds", "How long runs took.");
 
 /// The names of all families of services.
-#[allow(dead_code, reason = "for companions")]
 pub(crate) const FAMILIES: [&str; 17] = [
     DURATION.0,
     "service_active",

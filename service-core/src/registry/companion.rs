@@ -34,7 +34,6 @@ inventory::collect!(CompanionBuilder);
 #[derive(Default)]
 pub(crate) struct CompanionSettings(Vec<Box<dyn Any + Send>>);
 
-#[allow(dead_code, reason = "for companions")]
 impl CompanionSettings {
     /// Returns the value of a type. If there is none, it is the default.
     pub(crate) fn get<T: Default + Send + 'static>(&mut self) -> &mut T {
@@ -49,7 +48,6 @@ impl CompanionSettings {
 
 impl ServiceRegistry {
     /// Returns the companion of this type.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn companion<T: Companion>(&self) -> Option<&T> {
         self.inner.companions.iter().find_map(|companion| (&**companion as &dyn Any).downcast_ref())
     }

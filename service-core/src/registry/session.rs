@@ -118,7 +118,6 @@ impl Session {
     }
 
     /// Returns for how long the shutdown has been in progress; `None` if there is none, or if it has finished.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn closing_for(&self) -> Option<Duration> {
         let state = self.lock();
         if matches!(state.phase, Phase::Closing) { state.closing_since.map(|since| since.elapsed()) } else { None }

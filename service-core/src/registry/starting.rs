@@ -261,7 +261,6 @@ impl ServiceRegistry {
     }
 
     /// Ends the loops of all services, as the end of the process does, and returns their tasks. For tests on virtual time.
-    #[allow(dead_code, reason = "for virtual time")]
     pub(crate) fn abort_services(&self) -> Vec<JoinHandle<()>> {
         let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);

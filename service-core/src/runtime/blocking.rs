@@ -62,7 +62,6 @@ pub(crate) fn spawn(
 }
 
 /// From now on no time passes while this thread sleeps in `cx.blocking_sleep`.
-#[allow(dead_code, reason = "for tests of single runs")]
 pub(crate) fn freeze_time() {
     set(Time::Frozen);
 }

@@ -43,7 +43,6 @@ impl Clock {
     }
 
     /// Returns the time since the test bed was made; `None`: the time is real.
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) fn virtual_elapsed(&self) -> Option<Duration> {
         self.0.elapsed()
     }

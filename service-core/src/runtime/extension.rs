@@ -85,13 +85,11 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
     }
 
     /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
-    #[allow(dead_code, reason = "for virtual time")]
     fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 
     /// When the next [`refresh`](Self::refresh) is due at the latest, because something known expires.
-    #[allow(dead_code, reason = "for virtual time")]
     fn refresh_due(&self, _services: &Services) -> Option<SystemTime> {
         None
     }
@@ -138,7 +136,6 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
     }
 
     /// Returns what keeps the changes of operators.
-    #[allow(dead_code, reason = "for companions")]
     fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
         None
     }
@@ -177,7 +174,6 @@ pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
 }
 
 /// Work that takes real time, which virtual time waits for: the statements of a database.
-#[allow(dead_code, reason = "for virtual time")]
 pub(crate) trait RealWork: fmt::Debug + Send + Sync {
     fn state(&self) -> RealWorkState;
 
@@ -190,7 +186,6 @@ pub(crate) trait RealWork: fmt::Debug + Send + Sync {
 
 /// How much such work there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(dead_code, reason = "for virtual time")]
 pub(crate) struct RealWorkState {
     /// The connections that do something, or may. `None`: that is not known.
     pub(crate) active: Option<u32>,

@@ -195,14 +195,12 @@ impl Lease {
 
     // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────────
 
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn is_wanted(&self) -> bool {
         self.lock().is_wanted
     }
 
     /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the loop has to be
     /// notified.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
         let mut state = self.lock();
         let target = target.filter(|_| state.held.is_some()).map(str::to_owned);
@@ -212,20 +210,17 @@ impl Lease {
     }
 
     /// Whether this replica holds the lease, and may hand it over.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn may_move(&self, rest: Duration) -> bool {
         self.lock().may_move(rest)
     }
 
     /// Returns the epoch of the lease, and for how long this replica still trusts it.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn held(&self) -> Option<(u64, Duration)> {
         self.lock().held.map(|held| (held.epoch, held.until.saturating_sub(self.clock.now())))
     }
 
     /// Grants the lease, trusted until this time of the clock. Returns `false` if the loop no longer waits for it, or if that
     /// time is over.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn grant(&self, grant: Grant, until: Duration) -> bool {
         let mut state = self.lock();
         if !state.is_wanted || self.clock.now() >= until {
@@ -238,7 +233,6 @@ impl Lease {
     }
 
     /// Extends the lease of this epoch. A lease whose time is over stays lost.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn renew(&self, epoch: u64, until: Duration) {
         let now = self.clock.now();
         if let Some(held) = self.lock().held.as_mut().filter(|held| held.epoch == epoch && now < held.until) {
@@ -247,7 +241,6 @@ impl Lease {
     }
 
     /// The lease of this epoch is lost: another replica has it, or the database has refused a write. Returns whether this is news.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn lose(&self, epoch: u64) -> bool {
         let mut state = self.lock();
         match &mut state.held {
@@ -257,7 +250,6 @@ impl Lease {
     }
 
     /// Another replica holds the lease. Returns whether the loop has to be notified.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
         let mut state = self.lock();
         (state.holder, state.problem) = (Some(holder), None);
@@ -265,7 +257,6 @@ impl Lease {
     }
 
     /// It cannot be determined which replica holds the lease. Returns whether the loop has to be notified.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn set_problem(&self, problem: String) -> bool {
         let mut state = self.lock();
         state.problem = Some(problem);

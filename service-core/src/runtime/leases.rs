@@ -15,7 +15,6 @@ use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 
 /// A lease as the database has it.
-#[allow(dead_code, reason = "for what coordinates the replicas, and for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseRow {
     /// The replica that has taken it last, as its id.
@@ -65,21 +64,18 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     fn failed(&self);
 
     /// Returns the host and process of this replica.
-    #[allow(dead_code, reason = "for companions")]
     fn label(&self) -> String;
 
     /// Returns all replicas, for people.
     ///
     /// # Errors
     /// The database does not answer.
-    #[allow(dead_code, reason = "for companions")]
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>>;
 
     /// Reads the leases of these services. Those that no replica has ever taken are left out.
     ///
     /// # Errors
     /// The database does not answer.
-    #[allow(dead_code, reason = "for companions")]
     fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>>;
 
     /// Called at the end of a shutdown: waits until no lease is being taken.

@@ -14,7 +14,6 @@ use crate::runtime::services::Services;
 use crate::service::error::Result;
 
 /// What keeps overrides and the audit, and knows the tables of work.
-#[allow(dead_code, reason = "for companions")]
 pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     /// Whether other replicas may use the same store. An SQLite file counts as that of one program.
     fn has_replicas(&self) -> bool;
@@ -79,7 +78,6 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
 }
 
 /// One override of one service.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StoredOverride {
     #[serde(skip)]
@@ -98,7 +96,6 @@ pub(crate) struct StoredOverride {
 }
 
 /// What pauses a service by rows.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct StoredPauses {
     /// Whether its own override pauses it.
@@ -108,7 +105,6 @@ pub(crate) struct StoredPauses {
 }
 
 /// A row that pauses a service, other than its own override.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct OtherPause {
     /// The row, as text.
@@ -136,7 +132,6 @@ pub(crate) struct AuditEntry {
 
 impl AuditEntry {
     /// Returns an entry of this time, with an id of its own.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn new(at: SystemTime, subject: &str, action: &str, detail: String, by: &str, why: &str) -> Self {
         let owned = str::to_owned;
         let id = format!("{}-{:08x}", id_of(at), fastrand::u32(..));
@@ -145,7 +140,6 @@ impl AuditEntry {
 }
 
 /// Returns the beginning of the ids of entries of this time. Ids have the order of their times.
-#[allow(dead_code, reason = "for companions")]
 pub(crate) fn id_of(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     format!("{:016x}", since.as_micros())
@@ -153,7 +147,6 @@ pub(crate) fn id_of(at: SystemTime) -> String {
 
 /// Which entries of the audit to return.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "for companions")]
 pub(crate) struct AuditPage {
     /// Only of this service or table.
     pub(crate) subject: Option<String>,
@@ -163,7 +156,6 @@ pub(crate) struct AuditPage {
 }
 
 /// A table of work.
-#[allow(dead_code, reason = "for companions")]
 pub(crate) trait WorkTable: fmt::Debug + Send + Sync {
     fn name(&self) -> &str;
 
@@ -193,7 +185,6 @@ pub(crate) trait WorkTable: fmt::Debug + Send + Sync {
 }
 
 /// What a retry of failed rows has done.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Debug)]
 pub(crate) struct Retried {
     /// How many rows are pending again, also if it failed later.

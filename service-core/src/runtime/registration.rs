@@ -395,7 +395,6 @@ pub(crate) struct Unfit {
 
 impl Unfit {
     /// Returns the error as that of one setting.
-    #[allow(dead_code, reason = "only a database has rows")]
     pub(crate) fn of_setting(&self, id: &str) -> ConfigError {
         let problem = format!("`{}` {}", self.set.value, self.problem);
         ConfigError::Conflict { setting: self.set.setting(id), problem }

@@ -49,7 +49,6 @@ pub(crate) struct RunHistory {
 const MOST_UNTAKEN: usize = 100_000;
 
 /// A run that has ended.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct RunRecord {
     /// The number of the run, from 1.
@@ -60,7 +59,6 @@ pub(crate) struct RunRecord {
 }
 
 /// How a run has ended.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) enum RunResult {
     Succeeded { processed: u64, failed: u64 },
@@ -68,7 +66,6 @@ pub(crate) enum RunResult {
 }
 
 /// A run that has failed.
-#[allow(dead_code, reason = "for companions")]
 #[derive(Debug)]
 pub(crate) struct FailedRun {
     pub(crate) kind: FailureKind,
@@ -111,7 +108,6 @@ impl RunHistory {
     }
 
     /// Returns the last runs, the newest first.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn newest_first(&self) -> impl Iterator<Item = &RunRecord> {
         let (newer, older) = self.recent.split_at(self.next);
         newer.iter().rev().chain(older.iter().rev())
@@ -123,7 +119,6 @@ impl RunHistory {
     }
 
     /// Returns the durations since the last call, in nanoseconds.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn take_durations(&mut self) -> Vec<u64> {
         self.untaken.as_mut().map(std::mem::take).unwrap_or_default()
     }

@@ -167,7 +167,6 @@ impl RuntimeState {
     }
 
     /// Whether the loop waits only for its next run, and has read every request.
-    #[allow(dead_code, reason = "for virtual time")]
     pub(crate) fn is_at_rest(&self) -> bool {
         self.status.at_rest && self.waker.is_some()
     }
@@ -242,7 +241,6 @@ impl RuntimeState {
     ///
     /// # Errors
     /// It would be dropped, with the reason.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn check_wake(&self, service: &str) -> Result<()> {
         match self.requests.options.long_run() {
             _ if !self.serves_requests() => self.refuse(service, "wake", self.why_down()),

@@ -41,7 +41,6 @@ pub(crate) struct ServiceInner {
     /// Set if one replica at a time runs the service.
     pub(crate) lease: Option<Arc<Lease>>,
     /// Data that an extension keeps for this service.
-    #[allow(dead_code, reason = "for extensions")]
     pub(crate) extension_data: OnceLock<Box<dyn Any + Send + Sync>>,
     state: Mutex<RuntimeState>,
 }
@@ -124,7 +123,6 @@ impl ServiceInner {
 
     /// Whether this replica holds the lease of the service and carries out what other replicas request, now. While the service
     /// starts, `runs` wait.
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn serves_other_replicas(&self, runs: bool) -> bool {
         self.serves_others(&self.lock(), runs)
     }
@@ -219,7 +217,6 @@ impl ServiceInner {
 
     /// As [`request_wake`](Self::request_wake) for another replica. Returns `false`, and does nothing, if this replica does not
     /// [serve the others](Self::serves_other_replicas).
-    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn wake_for_others(&self) -> bool {
         let mut state = self.lock();
         let serves = self.serves_others(&state, false);
@@ -242,7 +239,6 @@ impl ServiceInner {
     }
 
     /// Sets or ends the pause by an operator override.
-    #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn set_override_pause(&self, pause: Option<OverridePause>) {
         self.update(|state| {
             state.requests.paused_by_override = pause.map(Box::new);

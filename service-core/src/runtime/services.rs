@@ -110,13 +110,11 @@ impl Services {
     }
 
     /// Returns the services that were removed since the last call. The first call returns none.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn take_removed(&self) -> Vec<Arc<RegisteredService>> {
         self.removed().replace(Vec::new()).unwrap_or_default()
     }
 
     /// From now on removed services are not kept.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn forget_removed(&self) {
         *self.removed() = None;
     }
@@ -126,7 +124,6 @@ impl Services {
     }
 
     /// From now on each service keeps its last runs.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn keep_runs(&self) {
         // A service that begins later reads this.
         self.shared.keeps_runs.store(true, AtomicOrdering::SeqCst);
@@ -136,7 +133,6 @@ impl Services {
     }
 
     /// From now on each service also keeps the duration of each run, until it is taken.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn keep_durations(&self) {
         self.shared.keeps_durations.store(true, AtomicOrdering::SeqCst);
         self.keep_runs();
@@ -290,7 +286,6 @@ impl Services {
     }
 
     /// Wakes every service that has topics: any of them may have been notified.
-    #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn wake_all(&self) {
         for ById(service) in self.read().iter() {
             let listens = !service.inner.lock().requests.options.wake_on.is_empty();

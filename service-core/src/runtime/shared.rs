@@ -50,7 +50,6 @@ impl Polls {
         *self.lock().entry(id.clone()).or_default() += 1;
     }
 
-    #[allow(dead_code, reason = "for test beds")]
     pub(crate) fn of(&self, id: &str) -> u64 {
         self.lock().get(id).copied().unwrap_or_default()
     }

@@ -113,7 +113,6 @@ pub(crate) struct CronSchedule {
 
 impl CronSchedule {
     /// Returns the expression and the time zone. Schedules with different texts have different fires.
-    #[allow(dead_code, reason = "without the feature `cron`, nothing is caught up")]
     pub(crate) fn text(&self) -> String {
         let fields: Vec<&str> = self.expression.split_whitespace().chain([&*self.timezone]).collect();
         fields.join(" ")

@@ -105,7 +105,6 @@ impl Error {
     }
 
     /// Returns its text, and drops it. Both are code of the user's, whose panics are caught.
-    #[allow(dead_code, reason = "for errors that no run returns")]
     pub(crate) fn into_text(self) -> String {
         let text = match panic::catch(|| format!("{self:#}")) {
             Caught::Returned(text) => text,

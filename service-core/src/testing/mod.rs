@@ -122,7 +122,6 @@ impl TestBed {
     }
 
     /// Returns another bed on the same clock.
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) fn sibling(&self) -> Self {
         let sibling = Self::with_clock(self.clock.clone(), self.replicas.clone());
         if let Some(clock) = self.held_clock() {
@@ -141,18 +140,15 @@ impl TestBed {
     }
 
     /// Sets the database, once.
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) fn set_database(&self, database: Box<dyn Any + Send + Sync>) {
         let _ = self.database.set(database);
     }
 
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
         self.database.get().map(|database| &**database)
     }
 
     /// Ends all services at once, without `cleanup`. The future waits for their end.
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) fn abort(&self) -> impl Future<Output = ()> + use<> {
         let tasks = match &*self.lock() {
             Stage::Made(registry) => registry.abort_services(),
@@ -216,7 +212,6 @@ impl TestBed {
     /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
     /// nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real time begins, by
     /// the task that begins it, with whether it is the registry's own work.
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) async fn hold_clock(&self) -> Option<impl Fn(bool) + Send + Sync + 'static> {
         let clock = HeldClock::hold_paused();
         // The work belongs to the clock, not the clock to the work.
@@ -228,7 +223,6 @@ impl TestBed {
     }
 
     /// The clock stands still while this work goes on.
-    #[allow(dead_code, reason = "for databases")]
     pub(crate) fn wait_for_work(&self, work: Arc<dyn RealWork>) {
         if let Some(clock) = self.held_clock() {
             clock.wait_for(work);

@@ -192,13 +192,11 @@ impl HeldClock {
     }
 
     /// Sets the work that the clock stands still for, once.
-    #[allow(dead_code, reason = "for databases")]
     pub(super) fn wait_for(&self, work: Arc<dyn RealWork>) {
         let _ = self.work.set(work);
     }
 
     /// Work in real time begins: of a service, or the registry's own. Called by the task that begins it.
-    #[allow(dead_code, reason = "for databases")]
     pub(super) fn work_begins(&self, is_registrys: bool) {
         if !is_registrys && !self.refreshing.load(Ordering::SeqCst) {
             self.begun.fetch_add(1, Ordering::SeqCst);

@@ -162,7 +162,6 @@ impl TableWatcher {
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) async fn with_own<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -178,7 +177,6 @@ impl TableWatcher {
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) async fn with_reserve<T, F>(&self, limit: Duration, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,

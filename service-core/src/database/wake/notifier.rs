@@ -48,7 +48,6 @@ static NOTIFIERS: Mutex<Vec<Weak<Notifier>>> = Mutex::new(Vec::new());
 
 /// A notification that PostgreSQL has delivered.
 #[derive(Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
 pub(crate) enum Received<'a> {
     /// This replica has sent it.
     Own,
@@ -144,19 +143,16 @@ impl Notifier {
     }
 
     /// Announces to the other replicas that the lease of a service is released.
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
         self.announce_payloads(db, vec![self.payload(RELEASED)]).await
     }
 
     /// Returns what is notified when another replica releases the lease of a service.
-    #[allow(dead_code, reason = "for leases")]
     pub(crate) fn lease_released(&self) -> Arc<Notify> {
         self.lease_released.clone()
     }
 
     /// Announces nothing to others, but shows this replica that its listener works.
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
     pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
         self.announce_payloads(db, vec![self.payload("")]).await
     }
@@ -176,7 +172,6 @@ impl Notifier {
     }
 
     /// Reads a payload. Those of triggers and of other programs are topics without an origin.
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
     pub(crate) fn received<'a>(&self, payload: &'a str) -> Received<'a> {
         match payload.split_once(SEPARATOR) {
             Some((_, origin)) if origin == self.origin => Received::Own,

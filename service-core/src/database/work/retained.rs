@@ -67,7 +67,6 @@ impl RetainedTables {
     }
 
     /// When rows of the next table are deleted.
-    #[allow(dead_code, reason = "for virtual time")]
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.lock().values().map(|retained| retained.next).min()
     }
