@@ -33,6 +33,15 @@ async fn mounted(token: Option<&str>) -> Site {
     Site { services, address }
 }
 
+/// Without it, clients that are generated from the description would call `/services`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_description_says_where_the_interface_is_mounted() {
+    let alone = Site::start().await;
+    assert!(alone.get("/openapi.json").await.json()["servers"].is_null());
+    let servers = mounted(None).await.get("/admin/openapi.json").await.json()["servers"].take();
+    assert_eq!(servers, serde_json::json!([{"url": "/admin"}]));
+}
+
 fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }

@@ -59,6 +59,8 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
         ("depends_on", json!({"value": ["databaze"]}), "`databaze`, which is not registered"),
         ("depends_on", json!({"value": ["broken", "steady"]}), "in a cycle: steady -> steady"),
         ("interval", json!({"value": 5, "until": "yesterday"}), "until"),
+        // In other programs this is 30 months.
+        ("interval", json!({"value": 5, "until": "30M"}), "units: ms, s, m, h, d"),
         ("interval", json!({"value": 5, "until": "2020-01-01T00:00:00Z"}), "over"),
         ("interval", json!({"by": "ann"}), "value"),
     ] {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::admin::error::{ApiError, ApiResult};
+use crate::config::parse_duration;
 
 /// The longest name of an operator and the longest reason, in characters.
 const MAX_NAME: usize = 100;
@@ -107,22 +108,23 @@ pub(crate) fn without_controls(text: String) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Parses an expiry: a time, such as `2026-01-31T12:00:00Z`, or a duration from now on, such as `2h`.
+/// Parses an expiry: a time, such as `2026-01-31T12:00:00Z`, or a duration from now on, such as `2h`. Its units are those of the
+/// configuration.
 ///
 /// # Errors
 /// It is neither, or it is over.
 pub(crate) fn parse_until(text: &str, now: SystemTime) -> ApiResult<SystemTime> {
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
-    let until = match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => now.checked_add(duration),
-        Ok(_) => None,
-        Err(_) => humantime::parse_rfc3339(text).ok().filter(|until| *until <= now + LONGEST),
+    let until = match parse_duration(text) {
+        Some(duration) if duration <= LONGEST => now.checked_add(duration),
+        Some(_) => None,
+        None => humantime::parse_rfc3339(text).ok().filter(|until| *until <= now + LONGEST),
     };
     match until {
         Some(until) if until > now => Ok(until),
         Some(_) => Err(ApiError::unusable(format!("`until` is `{text}`, which is over"))),
         None => Err(ApiError::unusable(format!(
-            "`until` is `{text}`, expected a time such as `2026-01-31T12:00:00Z`, or a duration from now on such as `2h`, of at most 10 years"
+            "`until` is `{text}`, expected a time such as `2026-01-31T12:00:00Z`, or a duration from now on such as `2h` (units: ms, s, m, h, d), of at most 10 years"
         ))),
     }
 }

@@ -1,8 +1,8 @@
 //! `GET /openapi.json`: the OpenAPI 3.1 description of the interface, without its pages.
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::Method;
+use axum::extract::{OriginalUri, State};
+use axum::http::{Method, Uri};
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{
@@ -14,7 +14,7 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{
     Components, ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
-    Required, ResponseBuilder,
+    Required, ResponseBuilder, Server,
 };
 
 use crate::admin::access::{self, Access};
@@ -32,17 +32,20 @@ const EVENTS: &str = "text/event-stream";
 const HTML: &str = "text/html";
 
 /// `GET /openapi.json`
-pub(crate) async fn document(State(app): AppState) -> Json<OpenApi> {
-    Json(describe(&app.access))
+pub(crate) async fn document(State(app): AppState, OriginalUri(original): OriginalUri, uri: Uri) -> Json<OpenApi> {
+    // Below this path the application has mounted the interface.
+    let mount = original.path().strip_suffix(uri.path()).unwrap_or_default();
+    Json(describe(&app.access, mount))
 }
 
 /// Describes the interface as it is served: which operations need the token depends on how it can be reached.
-fn describe(access: &Access) -> OpenApi {
+fn describe(access: &Access, mount: &str) -> OpenApi {
     let info = InfoBuilder::new()
         .title("service-core")
         .description(Some("Operates the services of a program."))
         .version(env!("CARGO_PKG_VERSION"));
-    OpenApiBuilder::new().info(info).paths(paths(access)).components(Some(components())).build()
+    let servers = (!mount.is_empty()).then(|| vec![Server::new(mount)]);
+    OpenApiBuilder::new().info(info).servers(servers).paths(paths(access)).components(Some(components())).build()
 }
 
 // ── paths ────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -42,6 +42,8 @@ pub(crate) use resolver::{KeptValues, PendingChange, Provenance, Resolved, Row, 
 pub(crate) use secrets::redact_url;
 pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
+#[cfg(feature = "admin")]
+pub(crate) use units::duration as parse_duration;
 
 /// Compiles the code of the page with the documentation tests.
 #[cfg(doctest)]

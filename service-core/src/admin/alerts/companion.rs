@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -167,9 +166,8 @@ async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: S
     };
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, flush).await;
     for queue in queues {
-        let left = queue.waiting();
+        let left = queue.drop_rest();
         if left > 0 {
-            queue.dropped.fetch_add(left as u64, Ordering::Relaxed);
             warn!("{left} alert(s) could not be delivered before the end of the program");
         }
     }

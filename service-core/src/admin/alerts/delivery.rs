@@ -63,9 +63,11 @@ impl Queue {
         }
     }
 
-    /// Returns how many alerts wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().len()
+    /// Drops the alerts that wait, because nothing delivers them any more: after a later start, they would be old. Returns how many.
+    pub(crate) fn drop_rest(&self) -> usize {
+        let left = std::mem::take(&mut *self.lock()).len();
+        self.dropped.fetch_add(left as u64, Ordering::Relaxed);
+        left
     }
 
     /// Delivers the alerts, one after the other. Returns when a stop is requested and none is left.
@@ -186,11 +188,11 @@ mod tests {
     async fn the_oldest_alert_is_dropped_if_too_many_wait() {
         let (queue, got) = queue(|_, _| Ok(()));
         (0..MOST_WAITING + 44).for_each(|id| queue.push(alert(id)));
-        assert_eq!((queue.waiting(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
+        assert_eq!((queue.lock().len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
         let (_stop, stopping) = watch::channel(true);
         queue.deliver(stopping).await;
         assert_eq!(got.lock().unwrap().first().map(String::as_str), Some("44"));
-        assert_eq!((queue.waiting(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
+        assert_eq!((queue.lock().len(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,6 +224,7 @@ mod tests {
         let (_stop, stopping) = watch::channel(true);
         let limited = tokio::time::timeout(Duration::from_secs(60), queue.deliver(stopping));
         assert!(limited.await.is_err());
-        assert_eq!(queue.waiting(), 1);
+        assert_eq!(queue.drop_rest(), 1);
+        assert_eq!((queue.drop_rest(), queue.dropped.load(Ordering::Relaxed)), (0, 1));
     }
 }

@@ -66,8 +66,13 @@ impl Watch {
         for service in &services {
             alerts.extend(self.look_at(registry, service, now));
         }
-        // What is unregistered has no alert any more.
-        self.open.retain(|id, _| registry.inner.services.get(id).is_some());
+        let unregistered = self.open.extract_if(.., |id, _| registry.inner.services.get(id).is_none());
+        // A receiver may wait for the end of each alert. At a shutdown, services that belong to others are unregistered.
+        let over = unregistered.filter(|_| !is_closing(registry)).map(|(id, _)| {
+            let summary = format!("service `{id}`: is not registered any more");
+            ServiceAlert { service_id: Some(id.to_string()), ..alert(registry, AlertKind::Recovered, summary) }
+        });
+        alerts.extend(over);
         alerts
     }
 
@@ -103,7 +108,7 @@ impl Watch {
         let open = self.open.get(id);
         let Some(kind) = kind else {
             // At a shutdown, every service ends its work.
-            let is_over = view.has_recovered(open?.last_success) && registry.session().closing_for().is_none();
+            let is_over = view.has_recovered(open?.last_success) && !is_closing(registry);
             if !is_over || unhealthy_since.is_some() {
                 return None;
             }
@@ -180,6 +185,10 @@ impl View {
             _ => true,
         }
     }
+}
+
+fn is_closing(registry: &ServiceRegistry) -> bool {
+    registry.session().closing_for().is_some()
 }
 
 fn of_service(registry: &ServiceRegistry, service: &RegisteredService, kind: AlertKind) -> ServiceAlert {
@@ -300,6 +309,22 @@ mod tests {
         broken.store(true, Ordering::SeqCst);
         assert_eq!(look(&mut watch, &registry, 60).await, []);
         assert_eq!(look(&mut watch, &registry, 120).await, [AlertKind::Unhealthy]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_alert_about_a_service_that_is_unregistered_is_over() {
+        let (registry, broken) = start(ServiceOptions::new()).await;
+        let mut watch = Watch::default();
+        broken.store(true, Ordering::SeqCst);
+        assert_eq!(look(&mut watch, &registry, 60).await, [AlertKind::Failed]);
+        registry.unregister("switched").await.unwrap();
+        let over = watch.look(&registry);
+        assert_eq!(over[0].summary, "service `switched`: is not registered any more");
+        assert_eq!(
+            (over.len(), over[0].event, over[0].service_id.as_deref()),
+            (1, AlertKind::Recovered, Some("switched"))
+        );
+        assert!(watch.look(&registry).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
