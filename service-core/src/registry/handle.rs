@@ -124,7 +124,7 @@ impl ServiceHandle {
         let resolved = self.inner().until(|state| {
             let status = &state.status;
             let replaced = status.incarnation != incarnation;
-            (status.start_resolved || replaced).then(|| {
+            (status.is_start_resolved() || replaced).then(|| {
                 let failed = state.state() == ServiceState::Failed && !replaced;
                 failed.then(|| status.last_error.clone()).flatten()
             })

@@ -130,7 +130,7 @@ impl ServiceRegistry {
         for service in &started {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
-            let is_suspected = match status.ready {
+            let is_suspected = match status.is_ready() {
                 true => status.first_suspected,
                 false => matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_))),
             };

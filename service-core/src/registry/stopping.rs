@@ -153,7 +153,7 @@ impl ServiceRegistry {
     /// Waits until no service is starting.
     async fn starts_resolved(&self) {
         for service in self.inner.services.all() {
-            let resolved = |status: &Status| status.start_resolved || !status.is_running();
+            let resolved = |status: &Status| status.is_start_resolved() || !status.is_running();
             service.inner.until(|state| resolved(&state.status).then_some(())).await;
         }
     }

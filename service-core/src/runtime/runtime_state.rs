@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::runtime::requests::{OverridePause, PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
 use crate::runtime::run_history::RunHistory;
-use crate::runtime::status::{Activity, Exit, Status};
+use crate::runtime::status::{Activity, Exit, StartPhase, Status};
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{LongRun, later};
 use crate::service::error::Result;
@@ -299,10 +299,9 @@ impl RuntimeState {
     /// Takes over what the current long run has reported: that it is ready, and that it is stable. Returns whether it has
     /// become ready.
     pub(super) fn follow_long_run(&mut self, long: &LongRun) -> bool {
-        let becomes_ready = self.requests.progress.ready && !self.status.ready;
+        let becomes_ready = self.requests.progress.ready && !self.status.is_ready();
         if becomes_ready {
-            self.status.ready = true;
-            self.status.start_resolved = true;
+            self.status.reach(StartPhase::Ready);
             if self.requests.is_paused() {
                 self.interrupt_long_run();
             }
@@ -361,8 +360,12 @@ mod tests {
         let mut state = RuntimeState::new(defaults());
         state.status.begin();
         state.take_steps().for_each(drop);
-        (state.status.activity, state.status.ready) = (activity, ready);
-        state.status.left_starting = activity == Activity::BackingOff;
+        state.status.activity = activity;
+        state.status.start = match activity {
+            _ if ready => StartPhase::Ready,
+            Activity::BackingOff => StartPhase::Attempted,
+            _ => StartPhase::Pending,
+        };
         state.take_steps().for_each(drop);
         state
     }
@@ -410,7 +413,7 @@ mod tests {
         let mut state = state(Activity::Waiting, false);
         state.request_pause("job", PausedBy::Handle).expect("it runs");
         assert_eq!(state.take_steps().next(), None);
-        state.status.ready = true;
+        state.status.reach(StartPhase::Ready);
         assert_eq!(state.take_steps().collect::<Vec<_>>(), [(Starting, Running), (Running, Paused)]);
         assert_eq!((state.times_entered(Running), state.times_entered(Paused)), (1, 1));
         assert_eq!(state.take_steps().next(), None, "each step is reported once");

@@ -42,6 +42,19 @@ pub(crate) enum Activity {
     Ended(Exit),
 }
 
+/// How far the start of this incarnation is. A later phase includes the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StartPhase {
+    /// The caller of `start` waits.
+    Pending,
+    /// The caller of `start` need not wait longer, but the state is still `Starting`.
+    Resolved,
+    /// The service has left `Starting`, although it is not ready: its first attempt has failed.
+    Attempted,
+    /// The first instance has been built, or a long run has reported that it is ready.
+    Ready,
+}
+
 /// What a service waits for, if not only for its next run.
 #[derive(Clone, Debug)]
 pub(crate) enum WaitReason {
@@ -76,12 +89,7 @@ pub(crate) struct Status {
     /// How many instances of this incarnation have ended.
     pub(crate) ended_instances: u32,
     pub(crate) activity: Activity,
-    /// The first instance of this incarnation has been built.
-    pub(crate) ready: bool,
-    /// The service has left `Starting`, although it may not be ready: its first attempt has failed.
-    pub(crate) left_starting: bool,
-    /// The start has a result: the service is ready, or its first attempt has failed.
-    pub(crate) start_resolved: bool,
+    pub(crate) start: StartPhase,
     /// This incarnation makes one run and ends.
     pub(crate) once: bool,
     /// The first attempt of this incarnation has failed.
@@ -141,9 +149,7 @@ impl Status {
             incarnation: 0,
             ended_instances: 0,
             activity: Activity::Created,
-            ready: false,
-            left_starting: false,
-            start_resolved: false,
+            start: StartPhase::Pending,
             once: false,
             first_failed: false,
             first_suspected: false,
@@ -181,9 +187,23 @@ impl Status {
         !matches!(self.activity, Activity::Created | Activity::Ended(_))
     }
 
+    /// Records that the start has come at least this far.
+    pub(crate) fn reach(&mut self, phase: StartPhase) {
+        self.start = self.start.max(phase);
+    }
+
+    /// Whether the caller of `start` need not wait longer.
+    pub(crate) fn is_start_resolved(&self) -> bool {
+        self.start >= StartPhase::Resolved
+    }
+
     /// Whether the service has left `Starting`.
     pub(crate) fn is_up(&self) -> bool {
-        self.ready || self.left_starting
+        self.start >= StartPhase::Attempted
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.start == StartPhase::Ready
     }
 
     /// Whether the loop has decided to end.
@@ -240,7 +260,7 @@ impl Status {
     /// This replica may not run the service any more. The failures belonged to the lease.
     pub(crate) fn stand_by(&mut self) {
         self.activity = Activity::Standby;
-        (self.ready, self.start_resolved) = (true, true);
+        self.reach(StartPhase::Ready);
         (self.failures, self.since_success, self.given_up, self.stable) = (0, 0, false, false);
         self.next_due = None;
         self.skips_fires_since = None;

@@ -30,7 +30,7 @@ use crate::runtime::requests::{Rebuild, StopRequest, Waiters};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
-use crate::runtime::status::{Exit, WaitReason};
+use crate::runtime::status::{Exit, StartPhase, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{Grid, Schedule};
@@ -65,6 +65,8 @@ pub(crate) struct Supervisor {
     /// The options that the loop uses; the options in the requests may be newer.
     options: Arc<Options>,
     instance: Option<Box<dyn Lifecycle>>,
+    /// An instance has been built in this incarnation.
+    was_built: bool,
     /// What is due at `next_due` of the status.
     due: Due,
     /// A blocking run that timed out or was aborted; it holds the instance.
@@ -166,6 +168,7 @@ impl Supervisor {
             services,
             options,
             instance: None,
+            was_built: false,
             due: Due::AtOnce,
             unreturned: None,
             turn: Turn::None,
@@ -379,9 +382,9 @@ impl Supervisor {
                     return;
                 }
                 state.status.wait_reason = Some(Box::new(WaitReason::Dependencies(waiting.ids.into())));
-                if waiting.none_starting && !state.status.start_resolved {
+                if waiting.none_starting && !state.status.is_start_resolved() {
                     // No dependency is starting, so the caller of `start` would wait in vain.
-                    state.status.start_resolved = true;
+                    state.status.reach(StartPhase::Resolved);
                     service.notify_waiters(state);
                 }
             });

@@ -15,7 +15,7 @@ use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{InvokeResult, Invoker, Limit};
 use crate::runtime::lifecycle::{Cleanup, Lifecycle};
 use crate::runtime::runtime_state::RuntimeState;
-use crate::runtime::status::Activity;
+use crate::runtime::status::{Activity, StartPhase};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
 
@@ -69,7 +69,7 @@ impl Supervisor {
             }
             state.status.activity = Activity::Ended(exit);
             state.status.wait_reason = None;
-            state.status.start_resolved = true;
+            state.status.reach(StartPhase::Resolved);
             state.status.next_due = None;
             state.status.at_rest = false;
             state.requests.run = false;

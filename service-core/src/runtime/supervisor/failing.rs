@@ -19,7 +19,7 @@ use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
 use crate::runtime::resource::Resource;
 use crate::runtime::run_history::{FailedRun, RunRecord, RunResult};
-use crate::runtime::status::{Activity, WaitReason};
+use crate::runtime::status::{Activity, StartPhase, WaitReason};
 use crate::schedule::{Schedule, later};
 use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, FailureKind, Recovery};
@@ -157,7 +157,7 @@ impl Supervisor {
         let exit = match decision {
             Decision::Regular => {
                 service.update(|state| {
-                    state.status.start_resolved = true;
+                    state.status.reach(StartPhase::Resolved);
                     state.status.activity = Activity::Waiting;
                     service.notify_waiters(state);
                 });
@@ -294,8 +294,7 @@ impl Supervisor {
         self.woken = false;
         service.update(|state| {
             state.status.given_up = true;
-            state.status.left_starting = true;
-            state.status.start_resolved = true;
+            state.status.reach(StartPhase::Attempted);
             state.status.activity = Activity::Waiting;
             state.notify_waiters();
         });
@@ -310,8 +309,7 @@ impl Supervisor {
             // An outage that ended before does not end this wait.
             state.requests.outage_over = false;
             state.status.activity = Activity::BackingOff;
-            state.status.left_starting = true;
-            state.status.start_resolved = true;
+            state.status.reach(StartPhase::Attempted);
             let reason = reason.map(Box::new);
             state.status.wait_reason = if blocked { Some(Box::new(WaitReason::BlockingRun(reason))) } else { reason };
             state.notify_waiters();

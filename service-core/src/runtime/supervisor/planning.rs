@@ -8,7 +8,7 @@ use super::{Due, Supervisor};
 use crate::config::options::Options;
 use crate::runtime::context::Nominal;
 use crate::runtime::lease::Grant;
-use crate::runtime::status::{Activity, Status};
+use crate::runtime::status::{Activity, StartPhase, Status};
 use crate::schedule::{CatchUp, Grid, Readiness, Schedule, later};
 
 impl Supervisor {
@@ -30,8 +30,7 @@ impl Supervisor {
         service.update(|state| {
             state.status.activity = Activity::Waiting;
             if options.long_run().is_none_or(|long| long.readiness == Readiness::Built) {
-                state.status.start_resolved = true;
-                state.status.ready = true;
+                state.status.reach(StartPhase::Ready);
             }
             state.status.failures = 0;
             state.status.wait_reason = None;
@@ -130,7 +129,7 @@ impl Supervisor {
         let after_takeover = self.is_taken_over.then(|| self.first_run(now).1);
         let first = {
             let status = &mut self.cx.service.lock().status;
-            if (!status.ready || after_takeover.is_some()) && !status.given_up {
+            if (!status.is_ready() || after_takeover.is_some()) && !status.given_up {
                 // Until now, the grid had the moment when the start began.
                 let first = after_takeover.unwrap_or_else(|| later(status.grid.first(), self.options.initial_delay));
                 status.grid = Grid::new(first);

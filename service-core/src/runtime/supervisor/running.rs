@@ -25,7 +25,7 @@ use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
 
 impl Supervisor {
-    /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
+    /// Builds an instance, and handles a failure to build it. With the first instance, the schedule begins.
     pub(super) async fn build(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         self.woken |= std::mem::take(&mut service.lock().requests.woken);
@@ -36,7 +36,7 @@ impl Supervisor {
     }
 
     async fn build_instance(&mut self) -> Option<Exit> {
-        let first = !self.cx.service.lock().status.ready || self.is_taken_over;
+        let first = !self.was_built || self.is_taken_over;
         if first
             && !self.once
             && self.options.schedule.caught_up().is_some()
@@ -59,6 +59,7 @@ impl Supervisor {
         match result {
             InvokeResult::Done(Ok(instance)) => {
                 self.instance = Some(instance);
+                self.was_built = true;
                 service.emit(|| ServiceEventKind::InstanceBuilt);
                 if first {
                     self.mark_running();

@@ -20,7 +20,7 @@ use crate::runtime::lease::Grant;
 use crate::runtime::requests::{Rebuild, Requests, StopRequest, Waiters};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
-use crate::runtime::status::{Activity, WaitReason};
+use crate::runtime::status::{Activity, StartPhase, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::{Schedule, later};
 use crate::service::outcome::Outcome;
@@ -54,9 +54,8 @@ impl Supervisor {
                     lease.refuse();
                     return Poll::Ready(None);
                 }
-                if lease.is_decided() && !state.status.ready {
-                    state.status.start_resolved = true;
-                    state.status.ready = true;
+                if lease.is_decided() && !state.status.is_ready() {
+                    state.status.reach(StartPhase::Ready);
                     state.status.activity = Activity::Standby;
                     // The holder has taken the lease before, so a topic may have been notified since.
                     let is_requested = state.requests.wake_requested;

@@ -340,7 +340,7 @@ impl Service {
 
     /// Waits until the first instance is built, or could not be built.
     async fn started(&self) {
-        self.until(|state| state.status.start_resolved).await;
+        self.until(|state| state.status.is_start_resolved()).await;
     }
 
     fn stop(&self) {

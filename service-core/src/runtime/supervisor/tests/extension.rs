@@ -397,9 +397,9 @@ mod fires {
         extension.will([Answer::Error]);
         let mut service = every_minute(script, extension);
         service.started().await;
-        assert!(!service.inner.lock().status.ready);
+        assert!(!service.inner.lock().status.is_ready());
         assert_eq!(service.state(), ServiceState::BackingOff);
-        service.until(|state| state.status.ready).await;
+        service.until(|state| state.status.is_ready()).await;
         service.stop();
         assert_eq!(service.ended().await, Exit::Stopped);
         assert_eq!(service.log.lines(), ["last fire", "last fire", "built 1", "cleanup 1", "dropped 1"]);
@@ -437,7 +437,7 @@ mod fires {
         let script = Script::new();
         let extension = in_one_log(&script);
         let mut service = every_minute(script, extension.clone());
-        service.until(|state| state.status.ready).await;
+        service.until(|state| state.status.is_ready()).await;
         extension.down.store(true, SeqCst);
         tokio::time::sleep(secs(70)).await;
         assert_eq!(service.log.count("run 1"), 1);

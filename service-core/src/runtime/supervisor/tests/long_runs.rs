@@ -172,10 +172,10 @@ async fn with_explicit_readiness_the_service_starts_until_it_is_ready() {
     let service = script.start(options(long));
     tokio::time::sleep(secs(9)).await;
     assert_eq!(service.state(), ServiceState::Starting);
-    assert!(!service.inner.lock().status.start_resolved);
+    assert!(!service.inner.lock().status.is_start_resolved());
     tokio::time::sleep(secs(2)).await;
     assert_eq!(service.state(), ServiceState::Running);
-    assert!(service.inner.lock().status.ready);
+    assert!(service.inner.lock().status.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,14 +194,25 @@ async fn the_first_failure_ends_the_start_and_later_runs_do_not_return_to_it() {
     let service = script.start(options(long));
     tokio::time::sleep(secs(2)).await;
     assert_eq!(service.state(), ServiceState::BackingOff);
-    assert!(service.inner.lock().status.start_resolved, "the caller of `start` waits no longer");
+    assert!(service.inner.lock().status.is_start_resolved(), "the caller of `start` waits no longer");
     for _ in 0..19 {
         tokio::time::sleep(secs(10)).await;
         assert_ne!(service.state(), ServiceState::Starting);
-        assert!(!service.inner.lock().status.ready, "services that depend on it still wait");
+        assert!(!service.inner.lock().status.is_ready(), "services that depend on it still wait");
     }
     tokio::time::sleep(secs(100)).await;
-    assert!(service.inner.lock().status.ready);
+    assert!(service.inner.lock().status.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_before_the_run_is_ready_count_also_if_they_replace_the_instance() {
+    let long = LongRun { readiness: Readiness::Explicit, ..LongRun::default() };
+    let script = Script::new().update(async |_| panic!("before it is ready"));
+    let options = Options { retry_backoff: 2.0, ..options(long) };
+    let begun = tokio::time::Instant::now();
+    let mut service = script.start(options);
+    assert_eq!(service.ended().await, Exit::Failed);
+    assert_eq!((begun.elapsed(), service.log.count("built 3")), (secs(15), 1), "5 s and 10 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -461,7 +472,7 @@ async fn a_service_that_becomes_ready_only_in_a_retry_wakes_those_that_depend_on
     let notified = shared.changed.notified();
     assert_eq!(service.state(), ServiceState::Running, "its state does not change when it is ready");
     tokio::time::timeout(secs(2), notified).await.expect("services that depend on it look again");
-    assert!(service.inner.lock().status.ready);
+    assert!(service.inner.lock().status.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
@@ -490,7 +501,7 @@ async fn what_a_run_reports_just_before_its_end_counts() {
     });
     let service = script.start(options(long));
     tokio::time::sleep(secs(9)).await;
-    assert!(service.inner.lock().status.ready);
+    assert!(service.inner.lock().status.is_ready());
     assert_eq!(health(&service).failures, 1, "the first failure no longer counts");
 }
 

@@ -83,12 +83,12 @@ async fn a_configure_that_fails_is_given_up_too() {
     assert_eq!(service.log.count("configure"), 3);
     assert_eq!(service.state(), ServiceState::Running);
     assert_eq!(health(&service).status, HealthStatus::Unhealthy);
-    assert!(!service.inner.lock().status.ready, "services that depend on it still wait");
+    assert!(!service.inner.lock().status.is_ready(), "services that depend on it still wait");
 
     away.store(0, Ordering::SeqCst);
     tokio::time::sleep(secs(40)).await;
     assert_eq!(service.log.lines().last().unwrap(), "run 1", "the run that was due follows at once");
-    assert!(service.inner.lock().status.ready);
+    assert!(service.inner.lock().status.is_ready());
     assert_eq!(service.inner.lock().status.stats.runs, 1);
     tokio::time::sleep(secs(60)).await;
     assert_eq!(service.inner.lock().status.stats.runs, 2);

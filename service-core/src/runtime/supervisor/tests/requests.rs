@@ -8,7 +8,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::*;
 use crate::runtime::requests::{OverridePause, PausedBy, Rebuild};
-use crate::runtime::status::Activity;
+use crate::runtime::status::{Activity, StartPhase};
 use crate::runtime::supervisor::{Due, WaitEvent};
 use crate::schedule::later;
 
@@ -134,7 +134,7 @@ async fn a_dependency_that_gets_ready_between_the_check_and_the_wait_wakes_the_l
     assert!(waits.as_mut().poll(&mut task).is_pending());
     assert!(!alarm.has_rung());
     // It depends on itself, which registration does not allow.
-    service.inner.update(|state| state.status.ready = true);
+    service.inner.update(|state| state.status.reach(StartPhase::Ready));
     assert!(alarm.has_rung());
     assert_eq!(waits.as_mut().poll(&mut task), Poll::Ready(true));
 }
