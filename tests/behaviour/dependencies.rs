@@ -253,6 +253,33 @@ async fn a_shutdown_cleans_up_a_chain_of_hanging_runs_in_time() {
     assert_eq!(log.count("cleanup"), 4);
 }
 
+/// Services that do not run any more take no share of the time.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_shutdown_is_for_the_services_that_run() {
+    let log = Log::default();
+    let mut bed = TestBed::new().with(|builder| builder.shutdown_timeout(secs(25)));
+    for (name, on, runs_for) in [("a", &[][..], 0), ("b", &["a"], 0), ("c", &["b"], 15)] {
+        let options = ServiceOptions::new().depends_on(on.iter().copied()).drain_timeout(secs(60));
+        let ends = log.clone();
+        let acting = Acting::new(&log, move |_| {
+            let ends = ends.clone();
+            async move {
+                tokio::time::sleep(secs(runs_for)).await;
+                ends.push("run end");
+            }
+        });
+        bed = bed.with(|builder| builder.service(name, acting).options_of(name, options));
+    }
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    for name in ["a", "b"] {
+        soon(services.get(name).unwrap().stop()).await.unwrap();
+    }
+    soon(services.shutdown()).await.unwrap();
+    assert_eq!((log.count("cleanup"), log.count("run end")), (3, 3), "{:?}", log.lines());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_aborts_a_chain_of_hanging_cleanups_in_time() {
     let log = Log::default();

@@ -114,6 +114,31 @@ async fn a_section_of_the_type_is_for_all_instances_and_one_of_an_id_for_one() {
     assert_eq!(lines(&log), expected);
 }
 
+/// The services of the second registration wait for a gate, so the service that depends on the type waits, too.
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_type_stands_for_the_services_of_all_its_registrations() {
+    let log = Log::default();
+    let depends = |on: &str| ServiceOptions::new().depends_on([on]);
+    let (gate, after) = (Scripted::new(&log, &[]), Scripted::new(&log, &[]));
+    let bed = bed(&log).set("packer.instances", 2).with(|builder| {
+        builder
+            .service_of::<Packer>("night_packer")
+            .options_of("night_packer", depends("gate"))
+            .service("gate", gate)
+            .options_of("gate", ServiceOptions::new().enabled(false))
+            .service("after", after)
+            .options_of("after", depends("packer"))
+    });
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    let state = |id: &str| services.get(id).unwrap().state();
+    assert_eq!((state("packer_2"), state("night_packer_1")), (ServiceState::Running, ServiceState::Starting));
+    assert_eq!(state("after"), ServiceState::Starting);
+    soon(services.get("gate").unwrap().start()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(state("after"), ServiceState::Running);
+}
+
 #[tokio::test(start_paused = true)]
 async fn discovered_services_and_closures_have_instances_too() {
     let discovered = ServiceRegistry::builder().only(["annotated"]).set("annotated.instances", 2);

@@ -285,6 +285,53 @@ fn a_blocking_run_does_not_keep_the_process_after_a_shutdown_that_the_program_be
 }
 
 #[test]
+fn a_blocking_run_does_not_keep_the_process_that_waits_for_the_end_of_the_shutdown() {
+    let mut child = Child::start("stuck_closed", &[]);
+    child.says("stuck: run");
+    child.signal("TERM");
+    let ended = child.ends();
+    ended.logs(&["ERROR", "ending the process"]);
+    assert_eq!(ended.logged.matches("the process ends in 3 s").count(), 1, "{}", ended.logged);
+}
+
+#[test]
+fn a_blocking_run_does_not_end_the_process_while_another_registry_runs() {
+    let mut child = Child::start("stuck_beside", &[]);
+    child.says("stuck: run");
+    let ended = child.ends();
+    let expected = ["main: the other one still runs", "other: cleanup", "main: ended"];
+    assert!(ended.said.ends_with(&expected.map(str::to_owned)), "{:?}", ended.said);
+    ended.logs(&["ERROR", "ending the process"]);
+}
+
+#[test]
+fn after_the_shutdown_of_one_registry_a_signal_shuts_down_the_next() {
+    let mut child = Child::start("two", &[]);
+    child.says("steady: end");
+    child.signal("TERM");
+    child.says("main: the second one");
+    child.says("second: end");
+    // Signals within 200 ms count as one.
+    std::thread::sleep(Duration::from_millis(400));
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert!(ended.said.contains(&"second: cleanup".to_owned()), "{:?}", ended.said);
+}
+
+#[test]
+fn a_signal_before_the_wait_for_the_shutdown_counts_as_the_first() {
+    let mut child = Child::start("early_signal", &[]);
+    child.says("main: started");
+    child.signal("TERM");
+    child.says("main: the services are over");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(143), "{}", ended.logged);
+    ended.logs(&["second signal (SIGTERM)"]);
+}
+
+#[test]
 fn a_signal_after_a_finished_shutdown_ends_the_process() {
     let mut child = Child::start("over", &[]);
     child.says("main: the services are over");

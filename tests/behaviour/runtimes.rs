@@ -53,6 +53,41 @@ impl Beats {
     }
 }
 
+#[test]
+fn a_shutdown_ends_also_if_its_runtime_shuts_down() {
+    within_a_minute(|| {
+        let (first, second) = (threads(1), threads(1));
+        let (beats, mut seen) = watch::channel(0);
+        let registry = first.block_on(async {
+            let services = ServiceRegistry::builder().without_discovered().service_fn("hangs", || Hanging);
+            let services = services.service_fn("beats", move || Beats(beats.clone())).build().await.unwrap();
+            services.start().await.unwrap();
+            seen.wait_for(|beats| *beats > 0).await.unwrap();
+            // The shutdown waits for the run that hangs.
+            let _ = tokio::time::timeout(Duration::from_millis(50), services.shutdown()).await;
+            services
+        });
+        first.shutdown_background();
+        second.block_on(async {
+            let error = registry.closed().await.unwrap_err().to_string();
+            assert!(error.contains("the runtime of the services has shut down"), "{error}");
+            let before = *seen.borrow_and_update();
+            registry.start().await.unwrap();
+            seen.wait_for(|beats| *beats > before).await.unwrap();
+        });
+        second.shutdown_background();
+    });
+}
+
+struct Hanging;
+
+#[service(interval = 60, drain_timeout = 1000, discover = false)]
+impl Hanging {
+    async fn update(&mut self) {
+        std::future::pending().await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_that_block_their_threads_do_not_block_others() {
     let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();

@@ -147,6 +147,17 @@ fn the_watchdog_is_fed_until_the_runtime_is_blocked() {
     assert_eq!(systemd.next(Duration::from_secs(1)), None, "the watchdog is that of another process");
 }
 
+/// Its end is not the end of the program.
+#[test]
+fn systemd_learns_nothing_of_a_service_that_is_a_task_of_the_program() {
+    let systemd = Systemd::new();
+    let mut child = systemd.start("run_until", &[]);
+    child.says("main: the task is over");
+    assert_eq!(systemd.next(Duration::from_millis(1)), None);
+    child.signal("KILL");
+    child.ends();
+}
+
 #[test]
 fn a_socket_that_is_gone_does_no_harm() {
     let mut child = Child::start("drain", &[("NOTIFY_SOCKET", "/nowhere/notify")]);

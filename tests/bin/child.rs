@@ -124,12 +124,14 @@ async fn run(what: String) -> Result<()> {
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
         }
-        "stuck" | "stuck_by_itself" => builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200)),
+        "stuck" | "stuck_by_itself" | "stuck_closed" | "stuck_beside" => {
+            builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200))
+        }
         "starting" => builder
             .service_of::<NeverBuilt>("never_built")
             .service("steady", loud("steady", Run::Ends))
             .shutdown_timeout(Duration::from_millis(500)),
-        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" | "over_by_signal" => {
+        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" | "over_by_signal" | "early_signal" | "two" => {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
@@ -138,6 +140,15 @@ async fn run(what: String) -> Result<()> {
             builder.service_of::<WithSize>("sized")
         }
         "run" => return service_core::run(loud("single", Run::TakesAWhile)).await,
+        "run_until" => {
+            let token = tokio_util::sync::CancellationToken::new();
+            let task = tokio::spawn(service_core::run_until(loud("single", Run::Ends), token.clone()));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            token.cancel();
+            drop(task.await);
+            println!("main: the task is over");
+            return std::future::pending().await;
+        }
         "run_stops" => return service_core::run(loud("single", Run::StopsItself)).await,
         "run_fails" => return service_core::run(loud("single", Run::IsHopeless)).await,
         "run_configures" => return service_core::run(Configuring).await,
@@ -157,6 +168,37 @@ async fn run(what: String) -> Result<()> {
             services.until_shutdown().await?;
             println!("main: the services are over");
             std::future::pending().await
+        }
+        "early_signal" => {
+            println!("main: started");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            services.until_shutdown().await?;
+            // Until then, the program is given time to wait for the shutdown.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            println!("main: the services are over");
+            std::future::pending().await
+        }
+        "stuck_closed" => services.closed().await,
+        "stuck_beside" => {
+            let other = ServiceRegistry::builder().without_discovered().service("other", loud("other", Run::Ends));
+            let other = other.build().await?;
+            other.start().await?;
+            services.shutdown().await.ok();
+            services.until_shutdown().await.ok();
+            // Longer than the process waits for blocking code.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            println!("main: the other one still runs");
+            other.shutdown().await
+        }
+        "two" => {
+            let second =
+                || ServiceRegistry::builder().without_discovered().service("second", loud("second", Run::Ends));
+            let ended = services.clone().until_shutdown().await;
+            let second = second().start_all().await?;
+            println!("main: the second one");
+            second.until_shutdown().await?;
+            drop(services);
+            ended
         }
         "stuck_by_itself" => {
             let own = services.clone();

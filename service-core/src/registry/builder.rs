@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::config::is_name;
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
+use crate::registry::all;
 use crate::registry::companion::{CompanionBuilder, CompanionSettings, LeasesBuilder};
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
@@ -66,6 +68,7 @@ pub struct RegistryBuilder {
     only: Option<Vec<String>>,
     except: Vec<String>,
     pub(crate) without_discovered: bool,
+    without_systemd: bool,
     strict: bool,
     probes: Vec<Arc<Probe>>,
     max_concurrent_runs: Option<usize>,
@@ -134,6 +137,12 @@ impl RegistryBuilder {
     /// Registers none of the annotated services.
     pub fn without_discovered(mut self) -> Self {
         self.without_discovered = true;
+        self
+    }
+
+    /// The end of the services is not that of the program.
+    pub(super) fn without_systemd(mut self) -> Self {
+        self.without_systemd = true;
         self
     }
 
@@ -277,6 +286,9 @@ impl RegistryBuilder {
             .requester_id
             .or_else(|| system_id.and_then(|(_, value)| value.to_str().filter(|id| !id.is_empty()).map(str::to_owned)))
             .unwrap_or_else(|| "system".to_owned());
+        if self.without_systemd {
+            inputs.environment.retain(|(name, _)| name != "NOTIFY_SOCKET");
+        }
         let mut companions: Vec<Arc<dyn Companion>> = Vec::new();
         for companion in inventory::iter::<CompanionBuilder> {
             match (companion.build)(&mut self.companion_settings, &inputs.environment) {
@@ -349,14 +361,14 @@ impl RegistryBuilder {
         if !problems.is_empty() {
             return Err(Error::new(BuildError { problems }));
         }
-        let all = Arc::new(Services::new(shared, sources, resources));
-        self.probes.iter().for_each(|probe| probe.attach(&all));
+        let registered = Arc::new(Services::new(shared, sources, resources));
+        self.probes.iter().for_each(|probe| probe.attach(&registered));
         for service in &services {
-            extension.registered(&all, &service.inner);
+            extension.registered(&registered, &service.inner);
         }
-        all.extend(services);
-        let inner = RegistryInner {
-            services: all,
+        registered.extend(services);
+        let inner = Arc::new(RegistryInner {
+            services: registered,
             extension,
             virtual_time: self.virtual_time,
             shutdown_timeout: self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
@@ -367,8 +379,10 @@ impl RegistryBuilder {
             home: Home::default(),
             session: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
-        };
-        Ok(ServiceRegistry { inner: Arc::new(inner) })
+            listens: AtomicBool::new(false),
+        });
+        all::add(&inner);
+        Ok(ServiceRegistry { inner })
     }
 
     /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`] does.

@@ -4,6 +4,7 @@
 //! on. The services of one tier start and stop concurrently. A running service holds its registry, so dropping every handle
 //! stops nothing.
 
+mod all;
 pub(crate) mod builder;
 pub(crate) mod companion;
 mod context;

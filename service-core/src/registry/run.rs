@@ -27,8 +27,8 @@ use crate::service::error::{Error, Result};
 /// Dropping the future requests a stop of the service, and does not wait for its end.
 ///
 /// # Errors
-/// The service is `Failed`; or its options are wrong, it depends on other services, or the signal handlers cannot be
-/// installed.
+/// The service is `Failed`; or its options are wrong, it depends on other services, the address of the admin interface is in use,
+/// or the signal handlers cannot be installed.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -57,16 +57,19 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
         let session = single.services.session();
         let started = signals::first(single.over(), single.services.stopping()).await;
         let result = single.services.shutdown().await.and(started.unwrap_or(Ok(())));
-        signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
+        if !session.is_closed_by_signal() {
+            signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
+        }
         result
     }
 }
 
 /// Runs one service as [`run`] does, but until `token` is cancelled, and without signal handlers. For a program that manages
-/// its tasks itself and runs a service as one of them.
+/// its tasks itself and runs a service as one of them. The end of the service is not the end of the program, so systemd is not
+/// notified.
 ///
 /// # Errors
-/// The service is `Failed`; or its options are wrong, or it depends on other services.
+/// The service is `Failed`; or its options are wrong, it depends on other services, or the address of the admin interface is in use.
 ///
 /// ```
 /// use service_core::prelude::*;
@@ -94,7 +97,7 @@ pub fn run_until<S: Service>(
     instance: S,
     token: CancellationToken,
 ) -> impl Future<Output = Result<()>> + Send + use<S> {
-    let builder = ServiceRegistry::builder().without_discovered().service(S::ID, instance);
+    let builder = ServiceRegistry::builder().without_discovered().without_systemd().service(S::ID, instance);
     async move {
         let single = Single::build(builder, S::ID).await?;
         let mut started = Ok(());

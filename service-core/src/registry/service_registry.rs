@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub(crate) struct RegistryInner {
     pub(super) session: Mutex<Arc<Session>>,
     /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
     pub(super) reloading: tokio::sync::Mutex<Reported>,
+    /// Signals shut it down.
+    pub(super) listens: AtomicBool,
 }
 
 impl RegistryInner {

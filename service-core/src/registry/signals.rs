@@ -8,14 +8,15 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
 use crate::log::{error, info, warn};
 
 use crate::humanize;
-use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::all;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
 use crate::service::error::Result;
 
@@ -42,7 +43,10 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
     let session = registry.session();
     let result = registry.closed().await;
-    exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
+    // After a shutdown that a signal began, this is done already.
+    if !session.is_closed_by_signal() {
+        exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
+    }
     result
 }
 
@@ -66,26 +70,22 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
     }
     warn!("blocking code of a service has not returned; the process ends in {} s without it", EXIT_GRACE.as_secs());
     std::thread::spawn(move || {
-        std::thread::sleep(EXIT_GRACE);
-        let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
-        // The services of another registry are to be shut down first.
-        let others_run =
-            registries().iter().map(ServiceRegistry::session).any(|other| other.is_open() && other.is_started());
-        if shared.blocking.load(Ordering::SeqCst) > 0 && !is_started_again && !others_run {
-            error!("blocking code of a service does not return: ending the process without it");
-            std::process::exit(status);
+        loop {
+            std::thread::sleep(EXIT_GRACE);
+            let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
+            if shared.blocking.load(Ordering::SeqCst) == 0 || is_started_again {
+                return;
+            }
+            // The services of another registry are to be shut down first.
+            if !all::another_runs(&registry, |session| !session.is_closed()) {
+                error!("blocking code of a service does not return: ending the process without it");
+                std::process::exit(status);
+            }
         }
     });
 }
 
 // ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// The registries that signals shut down.
-static LISTENING: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
-
-fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
-    LISTENING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of the
 /// process.
@@ -95,15 +95,8 @@ fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
 pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     static STARTED: Mutex<bool> = Mutex::new(false);
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    {
-        // Before the thread starts: a signal that arrives in between would not find the registry.
-        let mut listening = listening();
-        listening.retain(|known| known.strong_count() > 0);
-        let registry = Arc::downgrade(&registry.inner);
-        if !listening.iter().any(|known| known.ptr_eq(&registry)) {
-            listening.push(registry);
-        }
-    }
+    // Before the thread starts: a signal that arrives in between would not find the registry.
+    registry.inner.listens.store(true, Ordering::SeqCst);
     if !*started {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -118,8 +111,9 @@ pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     Ok(())
 }
 
-fn registries() -> Vec<ServiceRegistry> {
-    listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
+/// The registries that signals shut down.
+fn listening() -> Vec<ServiceRegistry> {
+    all::registries().into_iter().filter(|registry| registry.inner.listens.load(Ordering::SeqCst)).collect()
 }
 
 async fn handle_signals(mut signals: Signals) {
@@ -128,10 +122,14 @@ async fn handle_signals(mut signals: Signals) {
     loop {
         let signal = signals.next().await;
         let arrived = Instant::now();
-        let registries = registries();
         if signal.reloads {
-            registries.iter().for_each(|registry| registry.reload_by_signal(signal.name));
+            reload_all(&signal);
             continue;
+        }
+        let mut registries = listening();
+        // Those that were shut down leave the signal to those that still run.
+        if registries.iter().any(|registry| registry.session().is_open()) {
+            registries.retain(|registry| !registry.session().is_closed());
         }
         let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
         // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the program. But that
@@ -155,11 +153,18 @@ async fn handle_signals(mut signals: Signals) {
         drop(registries);
         let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, grace.unwrap_or(SHUTDOWN_TIMEOUT)));
         while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
-            if !again.reloads && arrived.elapsed() >= SAME_SIGNAL {
+            if again.reloads {
+                reload_all(&again);
+            } else if arrived.elapsed() >= SAME_SIGNAL {
                 exit_at_once(&again);
             }
         }
+        claimed = Some(arrived);
     }
+}
+
+fn reload_all(signal: &Signal) {
+    listening().iter().for_each(|registry| registry.reload_by_signal(signal.name));
 }
 
 /// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that the

@@ -8,6 +8,7 @@ use crate::log::{error, info};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::registry::all;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::{Session, WaitGuard};
 use crate::registry::signals;
@@ -21,6 +22,19 @@ use crate::service::state::ServiceState;
 
 /// How long the shutdown after a critical failure waits for services that are being started.
 const START_GRACE: Duration = Duration::from_millis(100);
+/// How long other replicas may still be informed when the time of a shutdown is over.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// A shutdown in progress: if its runtime shuts down, it ends all the same.
+struct Unfinished(Arc<Session>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.0.is_closed() {
+            self.0.finish(Err(Error::msg("the runtime of the services has shut down before the services had stopped")));
+        }
+    }
+}
 
 impl ServiceRegistry {
     /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained and cleaned
@@ -90,7 +104,7 @@ impl ServiceRegistry {
     pub(super) fn shut_down_by_signal(&self, signal: &str) {
         // Logged first, because the process may end soon after the shutdown has begun.
         info!("{signal}: stopping all services; a second signal ends the process at once");
-        self.begin_shutdown();
+        self.close(true);
     }
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)
@@ -110,26 +124,44 @@ impl ServiceRegistry {
 
     /// Begins a shutdown, as a task of its own. Returns `false` if one has begun already.
     pub(crate) fn begin_shutdown(&self) -> bool {
+        self.close(false)
+    }
+
+    fn close(&self, by_signal: bool) -> bool {
         let session = self.session();
-        if !session.close() {
+        if !session.close(by_signal) {
             return false;
         }
-        self.announce(Phase::Stopping);
-        let registry = self.clone();
+        // Another registry may go on.
+        if !all::another_runs(self, Session::is_open) {
+            self.announce(Phase::Stopping);
+        }
+        let (registry, unfinished) = (self.clone(), Unfinished(session.clone()));
         let work = async move {
+            let deadline = later(Instant::now(), registry.inner.shutdown_timeout);
             let all = registry.inner.services.all();
-            registry.stop_tiers(all.clone(), Some(registry.inner.shutdown_timeout)).await;
-            registry.inner.extension.send_rest().await;
-            if let Some(leases) = registry.inner.extension.leases() {
-                leases.stop().await;
-            }
+            registry.stop_tiers(all.clone(), Some(deadline)).await;
+            let inform_others = async {
+                registry.inner.extension.send_rest().await;
+                if let Some(leases) = registry.inner.extension.leases() {
+                    leases.stop().await;
+                }
+            };
+            // The database may hang.
+            let _ = tokio::time::timeout_at(deadline.max(later(Instant::now(), LAST_GRACE)), inform_others).await;
             registry.stop_companions().await;
-            session.finish(registry.shutdown_result(all));
+            let result = registry.shutdown_result(all);
+            let status = i32::from(result.is_err());
+            unfinished.0.finish(result);
+            if by_signal {
+                // The signal ends the program, whatever its code waits for.
+                signals::exit_in_spite_of_blocking_code(&registry, unfinished.0.clone(), status);
+            }
         };
         // Before the first start there is no runtime of the services, and this caller's must not become it.
         match self.inner.home.current().map_or_else(Handle::try_current, Ok) {
             Ok(runtime) => _ = runtime.spawn(work),
-            Err(error) => self.session().finish(Err(Error::new(error))),
+            Err(error) => session.finish(Err(Error::new(error))),
         }
         true
     }
@@ -158,14 +190,15 @@ impl ServiceRegistry {
         }
     }
 
-    pub(super) async fn stop_tiers(&self, services: Vec<Arc<RegisteredService>>, within: Option<Duration>) {
-        let deadline = within.map(|within| later(Instant::now(), within));
+    pub(super) async fn stop_tiers(&self, services: Vec<Arc<RegisteredService>>, deadline: Option<Instant>) {
         let tiers = dependencies::stop_tiers(services);
-        let count = tiers.len();
+        let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
+        let running: Vec<bool> = tiers.iter().map(|tier| tier.iter().flatten().any(runs)).collect();
         for (n, tier) in tiers.into_iter().enumerate() {
             let now = Instant::now();
-            // The remaining tiers share the remaining time.
-            let left = u32::try_from(count - n).unwrap_or(u32::MAX);
+            // The remaining tiers with something to stop share the remaining time.
+            let left = running[n..].iter().filter(|runs| **runs).count().max(1);
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
             let share = deadline.map(|deadline| deadline.saturating_duration_since(now) / left);
             let stop = StopRequest {
                 run: share.map(|share| later(now, share.mul_f64(0.8))),

@@ -32,8 +32,8 @@ pub(crate) struct Services {
     /// What services use and may be down.
     pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
-    /// The names that stand for several services that `instances` has made.
-    groups: RwLock<BTreeSet<String>>,
+    /// The names that stand for several services that `instances` has made: each with the ids that were registered for them.
+    groups: RwLock<BTreeMap<String, BTreeSet<String>>>,
     types: Mutex<Types>,
     /// The services that belong to the instance of another one, by the id of that one.
     children: Mutex<BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>>,
@@ -165,17 +165,14 @@ impl Services {
 
     #[expect(clippy::mutable_key_type, reason = "the id, which orders the services, never changes")]
     fn group(&self, list: &BTreeSet<ById>, name: &str) -> Vec<Arc<RegisteredService>> {
-        if !self.groups.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
-            return Vec::new();
-        }
-        let in_group = |ById(service): &&ById| service.group_names().contains(&Some(name));
-        let prefix = format!("{name}_");
-        let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&prefix), Bound::Unbounded);
-        let numbered = list.range::<str, _>(from).take_while(|ById(service)| service.id().starts_with(&prefix));
-        let mut found: Vec<_> = numbered.filter(in_group).map(|ById(service)| service.clone()).collect();
-        if found.is_empty() {
-            // Code has registered the type under another id.
-            found.extend(list.iter().filter(in_group).map(|ById(service)| service.clone()));
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for registered in groups.get(name).into_iter().flatten() {
+            let prefix = format!("{registered}_");
+            let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&prefix), Bound::Unbounded);
+            let numbered = list.range::<str, _>(from).map(|ById(service)| service);
+            let numbered = numbered.take_while(|service| service.id().starts_with(&prefix));
+            found.extend(numbered.filter(|service| service.group_names()[0] == Some(registered)).cloned());
         }
         found
     }
@@ -237,8 +234,15 @@ impl Services {
     /// Adds services that have been checked together.
     pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
         services.iter().for_each(|service| self.count_type(service.descriptor));
-        let groups = services.iter().flat_map(|service| service.group_names()).flatten().map(str::to_owned);
-        self.groups.write().unwrap_or_else(PoisonError::into_inner).extend(groups);
+        {
+            let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+            for service in &services {
+                let [Some(registered), type_name] = service.group_names() else { continue };
+                for name in [Some(registered), type_name].into_iter().flatten() {
+                    groups.entry(name.to_owned()).or_default().insert(registered.to_owned());
+                }
+            }
+        }
         self.write().extend(services.into_iter().map(ById));
     }
 

@@ -1,0 +1,35 @@
+//! All registries of the process.
+//!
+//! What ends the process, or speaks for it, asks whether the services of another registry still run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::session::Session;
+
+static ALL: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
+
+fn all() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Adds a registry that was built.
+pub(super) fn add(registry: &Arc<RegistryInner>) {
+    let mut all = all();
+    all.retain(|known| known.strong_count() > 0);
+    all.push(Arc::downgrade(registry));
+}
+
+/// Returns the registries that were not dropped.
+pub(super) fn registries() -> Vec<ServiceRegistry> {
+    all().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
+}
+
+/// Whether services of a registry other than `this` run, and its session is as required.
+pub(super) fn another_runs(this: &ServiceRegistry, session_is: impl Fn(&Session) -> bool) -> bool {
+    let runs = |other: &ServiceRegistry| {
+        other.inner.services.all().iter().any(|service| service.inner.lock().status.is_running())
+    };
+    let mut others = registries().into_iter().filter(|other| !Arc::ptr_eq(&other.inner, &this.inner));
+    others.any(|other| session_is(&other.session()) && runs(&other))
+}
