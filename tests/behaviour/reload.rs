@@ -307,6 +307,9 @@ async fn dependencies_are_checked_against_the_ids_after_a_restart() {
         "[packer]\ninstances = 5\n[packer_5]\ndepends_on = [\"labeller\"]\n[labeller]\ndepends_on = [\"packer\"]";
     assert_says(file.reload(cycle).await, &["in a cycle: labeller -> packer -> packer_5 -> labeller"]);
     assert_eq!(services.list(), ["labeller", "packer_1", "packer_2", "packer_3"]);
+    // The others of its registration stand for it.
+    services.unregister("packer_1").await.unwrap();
+    file.reload(&text(5, "packer")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,8 @@ pub(crate) fn is_secret(key: &str) -> bool {
 /// Where a secret in a text ends.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
-    /// A password at the last `@`, a parameter at the next `&`: they can contain any other character.
+    /// A password at the last `@`, a parameter at the next `&`: they can contain any other character. A parameter in quotes at the
+    /// end of the text.
     Last,
     /// At a character that ends a URL or a parameter in most texts.
     Usual,
@@ -80,10 +81,11 @@ fn parameters(text: &str, end: End) -> impl Iterator<Item = Range<usize>> {
             return None;
         }
         let value = text[at + 1..].trim_start();
-        let quote = value.chars().next().filter(|first| end == End::Usual && "\"'".contains(*first));
-        let (start, length) = match quote {
-            Some(quote) => (1, value[1..].find(quote)),
-            None => (0, value.find(|c| c == '&' || end.is_at(c, ";#,"))),
+        let quote = value.chars().next().filter(|first| "\"'".contains(*first));
+        let (start, length) = match (quote, end) {
+            (Some(quote), End::Usual) => (1, value[1..].find(quote)),
+            (Some(_), End::Last) => (0, None),
+            (None, _) => (0, value.find(|c| c == '&' || end.is_at(c, ";#,"))),
         };
         let at = text.len() - value.len() + start;
         Some(at..length.map_or(text.len(), |length| at + length))

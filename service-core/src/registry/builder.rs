@@ -255,7 +255,7 @@ impl RegistryBuilder {
 
     /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout` counts
     /// from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as it would keep
-    /// its turn. Default: no limit. Zero counts as one.
+    /// its turn, nor does a blocking run that has timed out and has not returned. Default: no limit. Zero counts as one.
     ///
     /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten connections.
     pub fn max_concurrent_runs(mut self, runs: usize) -> Self {

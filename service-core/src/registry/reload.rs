@@ -136,8 +136,13 @@ impl ServiceRegistry {
         if !other_ids && !changes.iter().any(Change::depends_otherwise) {
             return Vec::new();
         }
-        let after_restart: Vec<AfterRestart<'_>> =
-            changes.iter().flat_map(|change| self.after_restart(change, sources)).collect();
+        // If a registration makes another number of services, one of today's stands for all. The first may have been unregistered.
+        let mut counted = HashSet::new();
+        let after_restart: Vec<AfterRestart<'_>> = changes
+            .iter()
+            .filter(|change| !change.repeats_otherwise() || counted.insert(change.service.registered_id()))
+            .flat_map(|change| self.after_restart(change, sources))
+            .collect();
         let mut nodes: Vec<Node<'_>> = after_restart.iter().map(AfterRestart::node).collect();
         let now: HashSet<&str> =
             changes.iter().flat_map(|Change { service, .. }| names(service.id(), service.group_names())).collect();
@@ -151,8 +156,7 @@ impl ServiceRegistry {
         problems
     }
 
-    /// Returns the services that the registration of this one makes after a restart. If it makes another number of them, the first
-    /// one of today stands for all.
+    /// Returns this service as it is after a restart; if its registration makes another number of services then, all of them.
     fn after_restart<'a>(&self, change: &'a Change, sources: &Sources) -> Vec<AfterRestart<'a>> {
         let Change { service, after_restart, .. } = change;
         let like: &RegisteredService = service;
@@ -160,9 +164,6 @@ impl ServiceRegistry {
             let (id, instance) = (service.id().to_string(), service.inner.instance);
             let (depends_on, is_new) = (after_restart.depends_on.clone(), change.depends_otherwise());
             return vec![AfterRestart { id, like, instance, depends_on, is_new }];
-        }
-        if service.inner.instance.0 != 1 {
-            return Vec::new();
         }
         let (registered, of) = (service.registered_id(), after_restart.instances);
         let one = |number: u32| {

@@ -239,7 +239,8 @@ impl Context {
     }
 
     /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
-    /// `true`. Under a [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time.
+    /// `true`. Under a [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time; but not in a
+    /// `tokio::task::spawn_blocking` of your own, where it would never end, because tokio's clock stands still meanwhile.
     ///
     /// # Panics
     /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there.
