@@ -142,6 +142,43 @@ async fn a_blocked_runtime_is_not_alive_and_is_still_answered() {
     assert_eq!(site.get("/health/live").await.status, 200);
 }
 
+/// Takes about four seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn on_a_blocked_runtime_with_a_database_the_pages_are_still_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(url)).await;
+    assert_eq!(site.get("/ui/services/steady").await.status, 200);
+    let address = site.address;
+    let (end, blocked) = std::sync::mpsc::channel::<()>();
+    let worker = tokio::spawn(async move { blocked.recv() });
+    let client = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let get = async |path: &'static str| send(address, "GET", path, &[], "").await;
+        let answers = runtime.block_on(async {
+            tokio::join!(
+                get("/ui/services/steady"),
+                get("/ui/audit"),
+                get("/audit"),
+                get("/services/steady/overrides"),
+                get("/services/steady/explain"),
+            )
+        });
+        end.send(()).unwrap();
+        answers
+    });
+    let (page, audit_page, audit, overrides, explained) = client.join().unwrap();
+    assert_eq!(page.status, 200, "{page:?}");
+    let reasons = page.body.matches("no answer within 2 s").count();
+    assert_eq!(reasons, 2, "for the overrides and for the audit: {}", page.body);
+    assert_eq!((audit_page.status, audit.status, overrides.status), (503, 503, 503));
+    assert!(audit_page.body.contains("no answer within 2 s"), "{audit_page:?}");
+    assert!(audit.error().contains("no answer within 2 s"), "{audit:?}");
+    assert_eq!(explained.status, 200);
+    worker.await.unwrap().unwrap();
+    assert_eq!(site.get("/audit").await.status, 200);
+}
+
 /// Counts items, and fails.
 #[derive(Default)]
 struct Halfway;

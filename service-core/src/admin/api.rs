@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
 use crate::admin::commands::Overridden;
-use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::error::ApiResult;
 use crate::admin::events::EventsQuery;
 use crate::admin::input::{Asked, Parameters};
 use crate::observe::explain::Explanation;
@@ -119,8 +119,7 @@ pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredO
     let Some(store) = app.store() else { return Ok(Vec::new()) };
     let id = id.to_owned();
     let registry = app.registry.clone();
-    let read = app.on_home(async move { store.overrides(&registry.inner.services, &id).await }).await?;
-    let mut all = read.map_err(|error| ApiError::unavailable(&error))?;
+    let mut all = app.read(async move { store.overrides(&registry.inner.services, &id).await }).await?;
     for one in &mut all {
         // Only the type of the service declares which of its own settings are secret, so only options are shown.
         if !crate::config::is_option(&one.key) && one.key != "paused" {

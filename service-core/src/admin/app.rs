@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::events::Events;
 use crate::admin::samples::WorkSamples;
+use crate::humanize;
 use crate::log::{info, warn};
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -22,6 +24,8 @@ use crate::service::error::{Error, Result};
 const AUDIT_IN_MEMORY: usize = 1_000;
 /// How long a request waits until the database has taken entries of the audit. Those that it has not taken stay in memory.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request waits for what it reads from the database.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Renders metrics as Prometheus text.
 pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
@@ -103,6 +107,46 @@ impl App {
         runtime.spawn(work).await.map_err(|error| ApiError::unavailable(&Error::new(error)))
     }
 
+    /// Reads from the database, on the runtime of the services, within 2 s.
+    ///
+    /// # Errors
+    /// Those of [`read_within`](Self::read_within).
+    pub(crate) async fn read<T, F>(&self, read: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.read_within(READ_TIMEOUT, read).await
+    }
+
+    /// Reads from the database, on the runtime of the services.
+    ///
+    /// # Errors
+    /// An outage is known: then the database is not asked. The read fails, or has no answer in time: the database does not answer,
+    /// or that runtime is blocked.
+    pub(crate) async fn read_within<T, F>(&self, limit: Duration, read: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let unavailable = |message: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        if let Some(outage) = self.registry.inner.extension.resource().and_then(|database| database.outage()) {
+            return Err(unavailable(format!("{}: {}", outage.what, outage.why)));
+        }
+        let begun = std::time::Instant::now();
+        let read = async move {
+            // After a time in which the runtime was blocked, the requests of that time do not all read at once.
+            if begun.elapsed() < limit { Some(read.await) } else { None }
+        };
+        match tokio::time::timeout(limit, self.on_home(read)).await.unwrap_or(Ok(None))? {
+            Some(read) => read.map_err(|error| ApiError::unavailable(&error)),
+            None => Err(unavailable(format!(
+                "no answer within {}: the database does not answer, or the runtime of the services is blocked",
+                humanize::long(limit)
+            ))),
+        }
+    }
+
     pub(crate) fn store(&self) -> Option<Arc<dyn OperatorStore>> {
         self.registry.inner.extension.operator_store()
     }
@@ -173,12 +217,11 @@ impl App {
             }
             read
         };
-        let read: Result<_> = self.on_home(read).await?;
-        let read = match read {
+        let read = match self.read(read).await {
             Ok(read) => read,
-            Err(error) if found.is_empty() => return Err(ApiError::unavailable(&error)),
+            Err(error) if found.is_empty() => return Err(error),
             // Those in memory are the latest changes.
-            Err(error) => return Ok(AuditRead { entries: found, missing: Some(ApiError::unavailable(&error)) }),
+            Err(error) => return Ok(AuditRead { entries: found, missing: Some(error) }),
         };
         // An entry whose write had no answer in time may be in both.
         found.retain(|entry| read.iter().all(|known| known.id != entry.id));

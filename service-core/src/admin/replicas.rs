@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::admin::app::{App, AppState};
-use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::error::ApiResult;
 use crate::humanize;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
@@ -23,17 +23,13 @@ use crate::runtime::registration::RegisteredService;
 use crate::service::error::Result;
 use crate::service::state::ServiceState;
 
-/// How long a page waits for the database.
-const PAGE_LIMIT: Duration = Duration::from_secs(2);
-
 /// `GET /replicas`
 pub(crate) async fn replicas(State(app): AppState) -> ApiResult<Json<Value>> {
     // Without leases, no replica knows of others.
     let Some(leases) = app.registry.inner.extension.leases().cloned() else {
         return Ok(Json(Value::Array(Vec::new())));
     };
-    let read = app.on_home(async move { leases.replicas().await }).await?;
-    read.map(Json).map_err(|error| ApiError::unavailable(&error))
+    app.read(async move { leases.replicas().await }).await.map(Json)
 }
 
 /// One replica, as `GET /replicas` has it.
@@ -145,20 +141,10 @@ impl Replicas {
         let here: Vec<Arc<RegisteredService>> = app.registry.inner.services.all();
         let is_shown = |service: &Arc<RegisteredService>| only.is_none_or(|only| only == &**service.id());
         let here: Vec<_> = here.into_iter().filter(|it| it.inner.lease.is_some() && is_shown(it)).collect();
-        let outage = app.registry.inner.extension.resource().and_then(|database| database.outage());
-        let problem = match outage {
-            // It is not asked, so that the page is there at once.
-            Some(outage) => format!("{}: {}", outage.what, outage.why),
-            None => {
-                let ids = here.iter().map(|service| service.id().clone()).collect();
-                let read = app.on_home(rows(leases.clone(), ids, only.is_none()));
-                match tokio::time::timeout(PAGE_LIMIT, read).await {
-                    Ok(Ok(Ok(rows))) => return Self::of(app, leases.label(), &here, rows),
-                    Ok(Ok(Err(error))) => format!("{error:#}"),
-                    Ok(Err(error)) => error.message,
-                    Err(_) => format!("no answer within {}", humanize::long(PAGE_LIMIT)),
-                }
-            }
+        let ids = here.iter().map(|service| service.id().clone()).collect();
+        let problem = match app.read(rows(leases.clone(), ids, only.is_none())).await {
+            Ok(rows) => return Self::of(app, leases.label(), &here, rows),
+            Err(error) => error.message,
         };
         let this = leases.label();
         let mut services: Vec<ClusterService> = here.iter().map(|service| known_here(app, service, &this)).collect();

@@ -1,6 +1,7 @@
 //! The tables of work: how many rows wait, which have failed, and their retry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -19,6 +20,9 @@ const PAGE: u32 = 50;
 const MAX_PAGE: u32 = 500;
 /// The most keys of one retry.
 const MAX_KEYS: usize = 500;
+
+/// How long a request waits for failed rows. The database has 5 s for them, after which the error names the index that helps.
+const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One table, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -63,8 +67,7 @@ pub(crate) async fn failed_rows(app: &App, name: &str, range: Range) -> ApiResul
     let table = table(app, name)?;
     let limit = range.limit.unwrap_or(PAGE).min(MAX_PAGE).into();
     let offset = range.offset.into();
-    let read = app.on_home(async move { table.failed(offset, limit).await }).await?;
-    read.map_err(|error| ApiError::unavailable(&error))
+    app.read_within(FAILED_TIMEOUT, async move { table.failed(offset, limit).await }).await
 }
 
 /// The body of `POST /work/{table}/retry`.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures_util::future;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -84,13 +85,11 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
     };
     let (health, explanation) = (handle.health(), handle.explain());
     let now = app.registry.inner.services.shared.clock.wall_now();
-    let overrides = read_overrides(app, id).await;
-    let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
-    let audit = app.audit(page).await;
     let runs = last_runs(app, id);
-    let replicas = match app.leases().filter(|_| handle.service.inner.lease.is_some()) {
-        Some(leases) => Some(Replicas::read(app, &leases, Some(id)).await),
-        None => None,
+    let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
+    let replicas = async {
+        let leases = app.leases().filter(|_| handle.service.inner.lease.is_some())?;
+        Some(Replicas::read(app, &leases, Some(id)).await)
     };
     let body = html! {
         @if let Some(message) = message { (message.show()) }
@@ -98,6 +97,8 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
         section #now data-part="now" { (head(&health, &explanation, now)) }
         @if let Some(replicas) = &replicas { section #replicas data-part="replicas" { (on_replicas(replicas, now, root)) } }
         section aria-labelledby="commands" {
+    // At the same time, so that a database that does not answer is waited for once.
+    let (overrides, audit, replicas) = future::join3(read_overrides(app, id), app.audit(page), replicas).await;
             h2 #commands { "Commands" }
             (commands(&handle, &health, replicas.as_ref(), root))
         }
