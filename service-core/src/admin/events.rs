@@ -20,11 +20,12 @@ use futures_util::future::{self, Either};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
+use tokio::task::coop;
 use tokio::time::Instant;
 
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::events::{ServiceEvent, ServiceEventKind};
+use crate::runtime::events::{self, ServiceEvent, ServiceEventKind};
 
 /// How often the task looks for events.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -242,9 +243,11 @@ impl Collector<()> {
 }
 
 impl<E: Stream<Item = ServiceEvent> + Unpin> Collector<E> {
-    /// Takes all events that are there, and returns the messages that are due.
+    /// Takes the events that are there, and returns the messages that are due.
     fn look(&mut self, readers: &Events) -> Vec<Message> {
-        while let Some(event) = self.take() {
+        // Not more than there can be at once: services may send them faster than they are taken.
+        for _ in 0..events::BACKLOG {
+            let Some(event) = self.take() else { break };
             let pending = self.pending.entry(event.service_id.clone()).or_default();
             pending.push(event);
         }
@@ -266,7 +269,8 @@ impl<E: Stream<Item = ServiceEvent> + Unpin> Collector<E> {
     }
 
     fn take(&mut self) -> Option<ServiceEvent> {
-        let next = pin!(self.events.next());
+        // In a task, tokio's budget would end after 128 events, as if there were no more.
+        let next = pin!(coop::unconstrained(self.events.next()));
         match next.poll(&mut Task::from_waker(Waker::noop())) {
             Poll::Ready(event) => event,
             Poll::Pending => None,
@@ -366,6 +370,25 @@ mod tests {
             tokio::time::advance(LOOK_EVERY).await;
         }
         assert_eq!(sent, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thousands_of_events_between_two_looks_reach_a_reader() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        let readers = Arc::new(Events::default());
+        let messages = readers.clone().read(registry.clone(), EventsQuery::default());
+        let reading = tokio::spawn(messages.collect::<Vec<Event>>());
+        for _ in 0..10 {
+            for run in 0..3_000 {
+                registry.inner.services.shared.events.send(event(ServiceEventKind::RunStarted { run }));
+            }
+            registry.inner.services.shared.events.send(event(ServiceEventKind::Aborted));
+            tokio::time::sleep(COALESCE).await;
+        }
+        readers.close();
+        let text = text(reading.await.expect("the stream ends")).await;
+        assert_eq!((text.matches("aborted").count(), text.matches("lagged").count()), (10, 0), "{text}");
+        assert_eq!(text.matches("\"omitted\":2980").count(), 10, "{text}");
     }
 
     #[tokio::test(start_paused = true)]

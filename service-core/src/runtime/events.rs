@@ -17,7 +17,7 @@ use crate::service::failure::{FailureKind, Recovery};
 use crate::service::state::ServiceState;
 
 /// How many events a slow subscriber may be behind before it loses the oldest.
-const BACKLOG: usize = 4096;
+pub(crate) const BACKLOG: usize = 4096;
 
 /// An event of one service.
 #[derive(Clone, Debug, Serialize)]
