@@ -55,6 +55,9 @@ async fn forms_act_and_lead_back_to_their_page() {
     assert_eq!(wrong.status, 422);
     let answer = send("/ui/services/steady/overrides", "key=interval&remove=yes&by=ann&why=done").await;
     assert_eq!(answer.status, 303);
+    let after = answer.header("location").unwrap().trim_start_matches("..").to_owned();
+    let page = site.get(&format!("/ui/services{after}")).await.body;
+    assert!(page.contains("Done: the override is removed."), "{after}: {page}");
     let audit = site.get("/ui/audit").await;
     assert!(audit.body.contains("remove override") && audit.body.contains("a &lt;b&gt; test"));
 }

@@ -106,6 +106,8 @@ if (document.body.dataset.period) {
     if (document.hidden) return;
     try {
       await refreshParts();
+// A page that is loaded again does not say again what was done before.
+if (location.search.startsWith("?done=")) history.replaceState(null, "", path);
       connection.textContent = "● live";
     } catch {
       connection.textContent = "○ connection lost, trying again";

@@ -12,7 +12,7 @@ use crate::admin::commands::{Command, Effect, NewOverride, Report, carry_out, re
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Author, Parameters};
 use crate::admin::pages::layout::Root;
-use crate::admin::pages::service::{self, Message, REQUESTED};
+use crate::admin::pages::service::{self, Message, OVERRIDDEN, REMOVED, REQUESTED};
 use crate::admin::pages::work::failed_page;
 use crate::admin::work::{Retry, retry_rows};
 
@@ -70,15 +70,15 @@ pub(crate) async fn change_override(
     let done = async {
         let OverrideForm { key, value, until, by, why, remove } = form(request).await?;
         if remove.is_some() {
-            return remove_override(&app, &id, &key, Author::new(by, why)).await;
+            return remove_override(&app, &id, &key, Author::new(by, why)).await.map(|_| REMOVED);
         }
         // A number or a truth value is JSON; other text is a text.
         let value = value
             .map(|text| serde_json::from_str(text.trim()).unwrap_or_else(|_| Value::String(text.trim().to_owned())));
-        set_override(&app, &id, key.trim(), NewOverride { value, by, why, until }).await
+        set_override(&app, &id, key.trim(), NewOverride { value, by, why, until }).await.map(|_| OVERRIDDEN)
     };
     match done.await {
-        Ok(_) => Redirect::to(&format!("../{id}?done=override")).into_response(),
+        Ok(done) => Redirect::to(&format!("../{id}?done={done}")).into_response(),
         Err(refused) => service::page(&app, &id, &root, Some(Message::Refused(&refused))).await,
     }
 }

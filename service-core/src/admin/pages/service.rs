@@ -31,6 +31,10 @@ use crate::service::state::ServiceState;
 /// How many entries of the audit the page has.
 const AUDIT: u32 = 10;
 
+/// What `done` is after an override was set.
+pub(super) const OVERRIDDEN: &str = "override";
+/// What `done` is after an override was removed.
+pub(super) const REMOVED: &str = "override-removed";
 /// What `done` is after a run was requested that has not ended in time.
 pub(super) const REQUESTED: &str = "run-requested";
 
@@ -50,7 +54,8 @@ pub(crate) async fn service(
     request: Request,
 ) -> Response {
     let done = match query.done.as_str() {
-        "override" => Some("override"),
+        OVERRIDDEN => Some("override"),
+        REMOVED => Some("the override is removed"),
         REQUESTED => Some("the run is requested, and has not ended yet"),
         command => Command::parse(command).map(Command::name),
     };
