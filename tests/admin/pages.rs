@@ -80,6 +80,26 @@ async fn older_entries_of_the_audit_are_those_of_the_same_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_row_is_answered_once() {
+    let site = Site::start().await;
+    let part = site.get("/ui/services?rows=steady,nothing,broken,steady,steady").await;
+    assert_eq!(part.body.matches("id=\"service-steady\"").count(), 1, "{}", part.body);
+    assert_eq!(part.body.matches("<li").count(), 2, "{}", part.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_the_list_has_at_most_a_hundred_rows() {
+    let mut builder = builder().admin("127.0.0.1:0");
+    for n in 0..120 {
+        builder = builder.service_of::<crate::site::Steady>(format!("many_{n}"));
+    }
+    let site = Site::of(builder).await;
+    let ids: Vec<String> = (0..120).map(|n| format!("many_{n}")).collect();
+    let part = site.get(&format!("/ui/services?rows={}", ids.join(","))).await;
+    assert_eq!(part.body.matches("<li").count(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_embedded() {
     let site = Site::start().await;
     for (file, kind) in [("admin.css", "text/css"), ("admin.js", "text/javascript"), ("icon.svg", "image/svg")] {

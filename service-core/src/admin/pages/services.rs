@@ -1,6 +1,7 @@
 //! The page of all services, the worst first.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use axum::extract::{Request, State};
@@ -19,6 +20,9 @@ use crate::observe::startup_table;
 use crate::runtime::labels;
 use crate::service::state::ServiceState;
 
+/// How many rows a part of the page has at most: as many as the script requests at once.
+const MOST_ROWS: usize = 100;
+
 /// The query of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -34,7 +38,9 @@ pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, r
     let root = Root::of(&request);
     let now = app.registry.inner.services.shared.clock.wall_now();
     if let Some(ids) = &query.rows {
-        let health = ids.split(',').filter_map(|id| app.registry.get(id)).map(|service| service.health());
+        let ids: BTreeSet<&str> = ids.split(',').collect();
+        let services = ids.into_iter().take(MOST_ROWS).filter_map(|id| app.registry.get(id));
+        let health = services.map(|service| service.health());
         let rows = html! { @for health in health { (row(&app, &health, now, &root)) } };
         return Html(rows.into_string()).into_response();
     }
