@@ -100,6 +100,16 @@ async fn a_part_of_the_list_has_at_most_a_hundred_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_has_the_time_of_the_server() {
+    let site = Site::start().await;
+    let page = site.get("/ui/audit").await.body;
+    let now = page.split_once("data-now=\"").and_then(|(_, rest)| rest.split_once('"'));
+    let now: u128 = now.unwrap_or_else(|| panic!("{page}")).0.parse().unwrap();
+    let here = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    assert!(here - now < 60_000, "{now} {here}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_embedded() {
     let site = Site::start().await;
     for (file, kind) in [("admin.css", "text/css"), ("admin.js", "text/javascript"), ("icon.svg", "image/svg")] {

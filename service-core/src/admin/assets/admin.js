@@ -16,12 +16,12 @@ function distance(seconds) {
   return two(Math.floor(seconds / 86400), "d", Math.floor((seconds % 86400) / 3600), "h");
 }
 
-// The clock of this computer may differ from the server's, so the first text of the server sets the difference.
-let skew = null;
+// The clock of this computer may differ from the server's, which has written its time into the page.
+let skew = document.body.dataset.now - Date.now();
 
 function tick() {
   for (const time of document.querySelectorAll("time")) {
-    const ahead = Math.round((Date.parse(time.dateTime) - Date.now() - (skew ?? 0)) / 1000);
+    const ahead = Math.round((Date.parse(time.dateTime) - Date.now() - skew) / 1000);
     const text = ahead > 0 ? `in ${distance(ahead)}` : ahead < 0 ? `${distance(-ahead)} ago` : "now";
     if (time.textContent !== text) time.textContent = text;
   }

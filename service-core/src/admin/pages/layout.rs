@@ -1,5 +1,7 @@
 //! What all pages have in common: the frame, the links, the embedded files.
 
+use std::time::SystemTime;
+
 use axum::extract::{OriginalUri, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -72,6 +74,9 @@ impl Page<'_> {
         let entries = [("services", "ui/services", "Services")].into_iter().chain(replicas);
         let entries = entries.chain([("work", "ui/work", "Work"), ("audit", "ui/audit", "Audit")]);
         let events = if let Live::Events(id) = live { Some(id) } else { None };
+        // In milliseconds, as JavaScript counts.
+        let now = app.registry.inner.services.shared.clock.wall_now();
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let page = html! {
             (DOCTYPE)
             html lang="en" {
@@ -84,7 +89,7 @@ impl Page<'_> {
                     link rel="stylesheet" href=(root.link("assets/admin.css"));
                     script src=(root.link("assets/admin.js")) defer {}
                 }
-                body data-root=(root.0) data-live=[events] data-period=[(live == Live::Periodic).then_some(PERIOD)] {
+                body data-root=(root.0) data-now=(now) data-live=[events] data-period=[(live == Live::Periodic).then_some(PERIOD)] {
                     a.skip href="#main" { "Skip to the content" }
                     header {
                         nav aria-label="Pages" {
