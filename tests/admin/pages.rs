@@ -1,5 +1,7 @@
 //! The dashboard, without a browser.
 
+use service_core::prelude::*;
+
 use crate::site::{DANGEROUS, Site, builder};
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -107,6 +109,32 @@ async fn a_page_has_the_time_of_the_server() {
     let now: u128 = now.unwrap_or_else(|| panic!("{page}")).0.parse().unwrap();
     let here = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
     assert!(here - now < 60_000, "{now} {here}");
+}
+
+/// Its failures do not count towards `max_failures`.
+#[derive(Default)]
+struct Ignored;
+
+#[service(interval = 60, discover = false)]
+impl Ignored {
+    async fn update(&mut self) -> Result<()> {
+        Err(Error::msg("the peer is away"))
+    }
+
+    fn on_failure(&mut self, _failure: &Failure) -> Recovery {
+        Recovery::Ignore
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_counts_failures_that_were_ignored_as_failures_in_a_row() {
+    let site = Site::of(builder().admin("127.0.0.1:0").service_of::<Ignored>("ignored")).await;
+    let ignored = site.services.get("ignored").unwrap();
+    crate::site::eventually(async || ignored.health().error_count == 1).await;
+    let _ = ignored.run_now().await.unwrap();
+    let page = site.get("/ui/services/ignored").await.body;
+    assert!(page.contains("2 failures in a row"), "{page}");
+    assert!(page.contains("<dt>Failures in a row</dt><dd>2; 0 of them count, 3 are retried</dd>"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

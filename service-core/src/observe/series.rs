@@ -75,7 +75,7 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
         (state.status.given_up, interval, failures.unwrap_or_default())
     };
     counters(health, failures, sink);
-    let help = "Failures since the last success.";
+    let help = "Consecutive failures that count towards `max_failures`.";
     sink.gauge("service_consecutive_failures", help, None, f64::from(health.failures));
     for state in ServiceState::ALL {
         let help = "1 for the state of the service, 0 for the others.";

@@ -89,6 +89,7 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
             .answer(missing.status);
     };
     let (health, explanation) = (handle.health(), handle.explain());
+    let failures_in_a_row = handle.service.inner.lock().status.since_success;
     let now = app.registry.inner.services.shared.clock.wall_now();
     let runs = last_runs(app, id);
     let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
@@ -96,14 +97,14 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
         let leases = app.leases().filter(|_| handle.service.inner.lease.is_some())?;
         Some(Replicas::read(app, &leases, Some(id)).await)
     };
+    // At the same time, so that a database that does not answer is waited for once.
+    let (overrides, audit, replicas) = future::join3(read_overrides(app, id), app.audit(page), replicas).await;
     let body = html! {
         @if let Some(message) = message { (message.show()) }
         h1 { (id) }
-        section #now data-part="now" { (head(&health, &explanation, now)) }
+        section #now data-part="now" { (head(&health, failures_in_a_row, &explanation, now)) }
         @if let Some(replicas) = &replicas { section #replicas data-part="replicas" { (on_replicas(replicas, now, root)) } }
         section aria-labelledby="commands" {
-    // At the same time, so that a database that does not answer is waited for once.
-    let (overrides, audit, replicas) = future::join3(read_overrides(app, id), app.audit(page), replicas).await;
             h2 #commands { "Commands" }
             (commands(&handle, &health, replicas.as_ref(), root))
         }
@@ -127,11 +128,12 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
 }
 
 /// What a person who was woken up needs first.
-fn head(health: &ServiceHealth, explanation: &Explanation, now: SystemTime) -> Markup {
-    let failures = match (health.failures, health.max_failures) {
-        (failures, Some(most)) => format!("{failures}, {most} are retried"),
-        (failures, None) => format!("{failures}, any number is retried"),
-    };
+fn head(health: &ServiceHealth, failures: u32, explanation: &Explanation, now: SystemTime) -> Markup {
+    // Those that were ignored, or came from an outage, do not count.
+    let counted =
+        if failures == health.failures { String::new() } else { format!("; {} of them count", health.failures) };
+    let retried =
+        health.max_failures.map_or_else(|| "any number is retried".to_owned(), |most| format!("{most} are retried"));
     let is_new = |reason: &&String| !explanation.now.starts_with(reason.as_str());
     html! {
         p.lead { (status(health.status)) " " span.state { (health.state.as_str().replace('_', " ")) } }
@@ -145,7 +147,7 @@ fn head(health: &ServiceHealth, explanation: &Explanation, now: SystemTime) -> M
                 dd { (time(health.last_run, now)) @if let Some(took) = health.last_run_duration_ms { ", took " (duration(took as f64)) } }
             }
             div { dt { "Last success" } dd { (time(health.last_success, now)) } }
-            div { dt { "Failures in a row" } dd { (failures) } }
+            div { dt { "Failures in a row" } dd { (failures) (counted) ", " (retried) } }
             div { dt { "Runs" } dd { (health.runs) ", " (health.error_count) " failures" } }
             div { dt { "Items" } dd { (health.total_processed) ", " (health.total_failed) " failed" } }
             div { dt { "Restarts" } dd { (health.restarts) } }
