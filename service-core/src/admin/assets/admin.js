@@ -27,9 +27,13 @@ function tick() {
   }
 }
 
-function setClock(response) {
+// A server that does not answer within 5 s is not waited for.
+async function fetchPage(address) {
+  const response = await fetch(address, { signal: AbortSignal.timeout(5000) });
+  if (!response.ok) throw Object.assign(new Error(`status ${response.status}`), { status: response.status });
   const date = Date.parse(response.headers.get("date"));
   if (!Number.isNaN(date)) skew = date - Date.now();
+  return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
 // ── all services ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -45,48 +49,68 @@ function count() {
   document.querySelectorAll("#summary b").forEach((element, rank) => { element.textContent = ranks[rank]; });
 }
 
+const key = (row) => `${row.dataset.rank} ${row.dataset.id}`;
+
 // A service that became better or worse takes its place in the order. Nothing moves while the keyboard is in the list.
 function place(row) {
   if (rows.contains(document.activeElement)) return;
-  const key = (element) => `${element.dataset.rank} ${element.dataset.id}`;
   const next = Array.from(rows.children).find((other) => other !== row && key(other) > key(row));
   rows.insertBefore(row, next ?? null);
 }
 
-async function refreshRows(ids) {
-  const known = ids.filter((id) => document.getElementById(`service-${id}`));
-  for (let at = 0; at < known.length; at += 100) {
-    const response = await fetch(`${root}ui/services?rows=${known.slice(at, at + 100).join(",")}`);
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    setClock(response);
-    const part = new DOMParser().parseFromString(await response.text(), "text/html");
-    for (const fresh of Array.from(part.querySelectorAll("li.row"))) {
-      const old = document.getElementById(fresh.id);
-      const moved = old.dataset.rank !== fresh.dataset.rank;
-      if (old.contains(document.activeElement)) {
-        const focused = fresh.querySelector("a.id");
-        old.replaceWith(fresh);
-        focused.focus();
-      } else {
-        old.replaceWith(fresh);
-      }
-      if (moved) place(fresh);
-    }
+function sort() {
+  let next = null;
+  for (const row of Array.from(rows.children).sort((a, b) => (key(a) < key(b) ? 1 : -1))) {
+    if (row.nextElementSibling !== next) rows.insertBefore(row, next);
+    next = row;
   }
+}
+
+// Shows the rows of a page. A row that was requested and is missing belongs to a service that was unregistered.
+function showRows(page, requested) {
+  const missing = new Set(requested);
+  for (const fresh of Array.from(page.querySelectorAll("li.row"))) {
+    missing.delete(fresh.dataset.id);
+    const old = document.getElementById(fresh.id);
+    const moved = old?.dataset.rank !== fresh.dataset.rank;
+    if (!old) {
+      rows.append(fresh);
+    } else if (old.contains(document.activeElement)) {
+      const focused = fresh.querySelector("a.id");
+      old.replaceWith(fresh);
+      focused.focus();
+    } else {
+      old.replaceWith(fresh);
+    }
+    if (moved) place(fresh);
+  }
+  for (const id of missing) document.getElementById(`service-${id}`)?.remove();
+  document.getElementById("none")?.toggleAttribute("hidden", rows.children.length > 0);
   count();
   filter();
+}
+
+async function refreshRows(ids) {
+  for (let at = 0; at < ids.length; at += 100) {
+    const part = ids.slice(at, at + 100);
+    showRows(await fetchPage(`${root}ui/services?rows=${part.join(",")}`), part);
+  }
+}
+
+async function refreshList() {
+  const shown = Array.from(rows.children, (row) => row.dataset.id);
+  showRows(await fetchPage(`${root}ui/services`), shown);
 }
 
 // ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 // A command that was refused answers with the page of the service, at an address that cannot be read.
 const path = location.pathname.replace(/(\/ui\/services\/[^/]+)\/[^/]+$/, "$1");
+// A page that is loaded again does not say again what was done before.
+if (location.search.startsWith("?done=")) history.replaceState(null, "", path);
 
 async function refreshParts() {
-  const response = await fetch(path);
-  if (!response.ok) throw new Error(`status ${response.status}`);
-  setClock(response);
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const page = await fetchPage(path);
   for (const fresh of page.querySelectorAll("[data-part]")) {
     const old = document.getElementById(fresh.id);
     if (!old || old.contains(document.activeElement)) continue;
@@ -102,16 +126,17 @@ async function refreshParts() {
 if (document.body.dataset.period) {
   const connection = document.getElementById("connection");
   connection.textContent = "● live";
+  let isReading = false;
   setInterval(async () => {
-    if (document.hidden) return;
+    if (document.hidden || isReading) return;
+    isReading = true;
     try {
       await refreshParts();
-// A page that is loaded again does not say again what was done before.
-if (location.search.startsWith("?done=")) history.replaceState(null, "", path);
       connection.textContent = "● live";
     } catch {
       connection.textContent = "○ connection lost, trying again";
     }
+    isReading = false;
   }, document.body.dataset.period * 1000);
 }
 
@@ -120,37 +145,71 @@ if (location.search.startsWith("?done=")) history.replaceState(null, "", path);
 if (live !== undefined && window.EventSource) {
   const connection = document.getElementById("connection");
   const changed = new Set();
-  let timer = null;
+  const urgent = new Set();
+  // Whether events may have been missed.
+  let all = false;
+  let isOpen = false;
+  let isLost = false;
+  // Why the last reading failed.
+  let problem = null;
+  const show = () => {
+    if (problem?.status === 404) connection.textContent = "○ this service is not registered any more";
+    else if (isLost || problem) connection.textContent = "○ connection lost, trying again";
+    else if (isOpen) connection.textContent = "● live";
+  };
   const visible = (id) => {
     const row = document.getElementById(`service-${id}`);
     if (!row || row.hidden) return false;
     const box = row.getBoundingClientRect();
     return box.bottom > -400 && box.top < innerHeight + 400;
   };
-  const flush = async () => {
-    timer = null;
-    if (document.hidden) return;
+  const read = async () => {
+    if (!rows) {
+      changed.clear();
+      return refreshParts();
+    }
+    const isAll = all;
+    // Rows that are not on the screen follow when they are scrolled to, or when their status changes.
+    const ids = Array.from(changed).filter((id) => isAll || visible(id) || urgent.has(id));
+    all = false;
+    ids.forEach((id) => { changed.delete(id); urgent.delete(id); });
     try {
-      if (!rows) {
-        changed.clear();
-        await refreshParts();
-      } else {
-        // Rows that are not on the screen follow when they are scrolled to, or when their status changes.
-        const ids = Array.from(changed).filter((id) => visible(id) || urgent.has(id));
-        ids.forEach((id) => { changed.delete(id); urgent.delete(id); });
-        if (ids.length) await refreshRows(ids);
-      }
-    } catch {
-      // The connection shows it.
+      if (isAll) await refreshList();
+      else await refreshRows(ids);
+    } catch (error) {
+      all ||= isAll;
+      ids.forEach((id) => { changed.add(id); urgent.add(id); });
+      throw error;
     }
   };
-  const urgent = new Set();
+  let timer = null;
+  let isReading = false;
+  const flush = async () => {
+    timer = null;
+    // What happens meanwhile follows afterwards.
+    if (isReading) return schedule();
+    if (document.hidden) return;
+    isReading = true;
+    try {
+      await read();
+      problem = null;
+    } catch (error) {
+      problem = error;
+    }
+    isReading = false;
+    show();
+  };
   const schedule = () => { timer ??= setTimeout(flush, 700); };
   const receive = (message) => {
     const event = JSON.parse(message.data);
-    const all = [event, ...(event.earlier ?? [])];
-    changed.add(event.service_id);
-    if (all.some((one) => ["run_failed", "run_given_up", "state_changed"].includes(one.event))) urgent.add(event.service_id);
+    const kinds = [event, ...(event.earlier ?? [])].map((one) => one.event);
+    const isUrgent = ["registered", "unregistered", "run_failed", "run_given_up", "state_changed"].some((kind) => kinds.includes(kind));
+    if (kinds.includes("lagged")) {
+      all = true;
+    } else {
+      changed.add(event.service_id);
+      if (isUrgent || !document.getElementById(`service-${event.service_id}`)) urgent.add(event.service_id);
+    }
     schedule();
   };
   let events = null;
@@ -159,17 +218,22 @@ if (live !== undefined && window.EventSource) {
   const opened = () => {
     clearTimeout(lost);
     lost = null;
-    connection.textContent = "● live";
+    isOpen = true;
+    isLost = false;
+    show();
     if (!missed) return;
     missed = false;
     // What has happened meanwhile.
-    for (const row of rows?.children ?? []) { changed.add(row.dataset.id); urgent.add(row.dataset.id); }
+    all = true;
     schedule();
   };
   // An interface that is mounted in another server ends each stream after a while; then the browser connects again at once.
   const failed = () => {
     missed = true;
-    lost ??= setTimeout(() => { connection.textContent = "○ connection lost, trying again"; }, 2000);
+    lost ??= setTimeout(() => {
+      isLost = true;
+      show();
+    }, 2000);
     if (events.readyState !== EventSource.CLOSED) return;
     // The answer had another status than 200: the browser does not connect again.
     events = null;
@@ -204,6 +268,9 @@ if (live !== undefined && window.EventSource) {
     schedule();
   });
 }
+
+// Afterwards, because a row that has the focus is replaced in between.
+rows?.addEventListener("focusout", () => setTimeout(() => { if (!rows.contains(document.activeElement)) sort(); }));
 
 if (search && rows) {
   search.addEventListener("input", filter);

@@ -72,7 +72,7 @@ pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, r
             input #search name="q" type="search" value=(query.q) placeholder="id, state, reason, label" autocomplete="off";
             button type="submit" { "Search" }
         }
-        @if found.is_empty() { p { "No service matches." } }
+        p #none hidden[!found.is_empty()] { "No service matches." }
         ul #rows.rows aria-label="Services, the worst first" { @for health in found { (row(&app, health, now, &root)) } }
     };
     let live = Live::Events("");
