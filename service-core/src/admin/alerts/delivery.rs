@@ -33,10 +33,18 @@ pub(crate) struct Queue {
     send: SendAlert,
     /// Who receives them, for logs. A URL is a secret.
     receiver: String,
-    waiting: Mutex<VecDeque<ServiceAlert>>,
+    waiting: Mutex<Waiting>,
     added: Notify,
     pub(crate) delivered: AtomicU64,
     pub(crate) dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// The oldest is the first.
+    alerts: VecDeque<ServiceAlert>,
+    /// Whether the oldest one is being sent: it may arrive, so it is not dropped for a new one.
+    is_sending: bool,
 }
 
 impl Queue {
@@ -48,8 +56,9 @@ impl Queue {
     /// Adds an alert. If too many wait, the oldest one is dropped.
     pub(crate) fn push(&self, alert: ServiceAlert) {
         let mut waiting = self.lock();
-        let oldest = if waiting.len() == MOST_WAITING { waiting.pop_front() } else { None };
-        waiting.push_back(alert);
+        let first = usize::from(waiting.is_sending);
+        let oldest = if waiting.alerts.len() == MOST_WAITING { waiting.alerts.remove(first) } else { None };
+        waiting.alerts.push_back(alert);
         drop(waiting);
         self.added.notify_one();
         let Some(oldest) = oldest else { return };
@@ -65,7 +74,7 @@ impl Queue {
 
     /// Drops the alerts that wait, because nothing delivers them any more: after a later start, they would be old. Returns how many.
     pub(crate) fn drop_rest(&self) -> usize {
-        let left = std::mem::take(&mut *self.lock()).len();
+        let left = std::mem::take(&mut *self.lock()).alerts.len();
         self.dropped.fetch_add(left as u64, Ordering::Relaxed);
         left
     }
@@ -74,7 +83,7 @@ impl Queue {
     pub(crate) async fn deliver(&self, mut stop: watch::Receiver<bool>) {
         loop {
             // Removed after its delivery, so that an end in between counts it as not delivered.
-            let next = self.lock().front().cloned();
+            let next = self.lock().alerts.front().cloned();
             let Some(alert) = next else {
                 if is_stopping(&stop) {
                     return;
@@ -82,19 +91,34 @@ impl Queue {
                 first(self.added.notified(), async { _ = stop.changed().await }).await;
                 continue;
             };
-            let id = alert.id.clone();
             self.deliver_one(alert, &mut stop).await;
-            self.lock().retain(|waiting| waiting.id != id);
+        }
+    }
+
+    /// Begins an attempt. Returns `false` if the alert has been dropped for a new one.
+    fn begin(&self, alert: &ServiceAlert) -> bool {
+        let mut waiting = self.lock();
+        waiting.is_sending = waiting.alerts.front().is_some_and(|first| first.id == alert.id);
+        waiting.is_sending
+    }
+
+    /// Ends an attempt, and removes the alert if no other one follows. Counts it in `result`.
+    fn end(&self, alert: &ServiceAlert, result: Option<&AtomicU64>) {
+        let mut waiting = self.lock();
+        waiting.is_sending = false;
+        if let Some(result) = result {
+            waiting.alerts.retain(|waiting| waiting.id != alert.id);
+            result.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     async fn deliver_one(&self, alert: ServiceAlert, stop: &mut watch::Receiver<bool>) {
         let mut wait = FIRST_RETRY;
         let mut attempt: u32 = 1;
-        loop {
+        while self.begin(&alert) {
             let error = match self.attempt(alert.clone()).await {
                 Ok(()) => {
-                    self.delivered.fetch_add(1, Ordering::Relaxed);
+                    self.end(&alert, Some(&self.delivered));
                     if attempt > 1 {
                         info!("an alert was delivered to {} at attempt {attempt}: {}", self.receiver, alert.summary);
                     }
@@ -105,13 +129,10 @@ impl Queue {
             let is_final = matches!(error.advice(), Advice::Fatal);
             let why = error.into_text();
             if is_final {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.end(&alert, Some(&self.dropped));
                 return warn!("an alert was dropped, because {} refused it ({why}): {}", self.receiver, alert.summary);
             }
-            // It may have been dropped for a new one in the meantime.
-            if !self.lock().iter().any(|waiting| waiting.id == alert.id) {
-                return;
-            }
+            self.end(&alert, None);
             if attempt == 1 {
                 warn!("an alert could not be sent to {}, retrying: {why}", self.receiver);
             }
@@ -138,7 +159,7 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<ServiceAlert>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,11 +209,11 @@ mod tests {
     async fn the_oldest_alert_is_dropped_if_too_many_wait() {
         let (queue, got) = queue(|_, _| Ok(()));
         (0..MOST_WAITING + 44).for_each(|id| queue.push(alert(id)));
-        assert_eq!((queue.lock().len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
+        assert_eq!((queue.lock().alerts.len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
         let (_stop, stopping) = watch::channel(true);
         queue.deliver(stopping).await;
         assert_eq!(got.lock().unwrap().first().map(String::as_str), Some("44"));
-        assert_eq!((queue.lock().len(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
+        assert_eq!((queue.lock().alerts.len(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,6 +235,30 @@ mod tests {
         assert_eq!((queue.delivered.load(Ordering::Relaxed), queue.dropped.load(Ordering::Relaxed)), (2, 1));
         drop(stop);
         task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alert_that_is_being_sent_is_not_dropped_for_a_new_one() {
+        let send: SendAlert = Box::new(|_| {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            })
+        });
+        let queue = Arc::new(Queue::new("a test".to_owned(), send));
+        let (stop, stopping) = watch::channel(false);
+        (0..MOST_WAITING).for_each(|id| queue.push(alert(id)));
+        let delivering = queue.clone();
+        let task = tokio::spawn(async move { delivering.deliver(stopping).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // The first one is being sent; the second one is dropped.
+        queue.push(alert(MOST_WAITING));
+        let ids: Vec<String> = queue.lock().alerts.iter().take(2).map(|alert| alert.id.clone()).collect();
+        assert_eq!(ids, ["0", "2"]);
+        drop(stop);
+        task.await.unwrap();
+        let counts = (queue.delivered.load(Ordering::Relaxed), queue.dropped.load(Ordering::Relaxed));
+        assert_eq!(counts, (MOST_WAITING as u64, 1));
     }
 
     #[tokio::test(start_paused = true)]
