@@ -66,8 +66,8 @@ fn families(app: &App) -> Families {
         let history = service.inner.lock().history.as_deref().cloned().unwrap_or_default();
         families.histogram(series::DURATION.0, series::DURATION.1, &labels, &history);
     }
-    for (table, sample) in app.core.samples.current() {
-        let Some(counts) = sample.counts else { continue };
+    let now = app.registry.inner.services.shared.clock.wall_now();
+    for (table, counts) in app.core.samples.recent(now) {
         let rows = [
             ("pending", Some(counts.pending)),
             ("due", Some(counts.due)),

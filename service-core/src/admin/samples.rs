@@ -18,6 +18,8 @@ use crate::service::error::Error;
 
 /// Time between two counts.
 const SAMPLE_EVERY: Duration = Duration::from_secs(30);
+/// Counts that are older than this are not metrics any more: they would look like the present ones.
+const OUT_OF_DATE: Duration = Duration::from_secs(90);
 /// How long the count of one table may take.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// For how long requests wait for the first counts after the task has begun.
@@ -51,6 +53,15 @@ impl WorkSamples {
     /// Returns the last counts of every table.
     pub(crate) fn current(&self) -> BTreeMap<String, Sample> {
         self.lock().clone()
+    }
+
+    /// Returns the counts that are not out of date, by table.
+    pub(crate) fn recent(&self, now: SystemTime) -> BTreeMap<String, WorkCounts> {
+        let is_recent = |sample: &Sample| {
+            sample.sampled_at.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= OUT_OF_DATE)
+        };
+        let recent = self.current().into_iter().filter(|(_, sample)| is_recent(sample));
+        recent.filter_map(|(table, sample)| Some((table, sample.counts?))).collect()
     }
 
     /// Starts the task that counts, on the runtime of the services, unless it runs already. Waits for the first counts.
@@ -151,6 +162,17 @@ impl Drop for Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_no_metrics_any_more_when_they_are_older_than_ninety_seconds() {
+        let (samples, counted) = (WorkSamples::default(), SystemTime::UNIX_EPOCH);
+        let counts = WorkCounts { pending: 3, due: 1, in_flight: 0, failed: None, oldest_due_seconds: None };
+        let sample = Sample { counts: Some(counts), sampled_at: Some(counted), error: Some("no answer".to_owned()) };
+        samples.lock().insert("parcel".to_owned(), sample);
+        let is_shown = |after: u64| samples.recent(counted + Duration::from_secs(after)).contains_key("parcel");
+        assert_eq!((is_shown(0), is_shown(90), is_shown(91)), (true, true, false));
+        assert!(samples.current().contains_key("parcel"), "the pages show it, with its time");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn requests_wait_for_the_first_counts_until_two_seconds_after_the_begin() {
