@@ -132,6 +132,64 @@ async fn a_login_gives_a_cookie_that_is_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_with_a_wrong_token_gets_the_page_again() {
+    let site = mounted(Some("s3cret")).await;
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    let browser = [form, ("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    let answer = site.send("POST", "/admin/login", &browser, "token=wrong&next=ui%2Faudit").await;
+    assert_eq!((answer.status, answer.header("content-type")), (401, Some("text/html; charset=utf-8")), "{answer:?}");
+    assert!(answer.body.contains("the token is wrong") && answer.body.contains("value=\"ui/audit\""), "{answer:?}");
+    assert!(answer.body.contains("action=\"./login\""), "{answer:?}");
+    // Another client gets JSON, as before.
+    for headers in [&[form][..], &[("Accept", "text/html")]] {
+        let body = if headers[0] == form { "token=wrong" } else { r#"{"token": "wrong"}"# };
+        let answer = site.send("POST", "/admin/login", headers, body).await;
+        assert_eq!((answer.status, answer.error().contains("ADMIN_TOKEN")), (401, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_leads_to_the_page_that_was_opened_and_never_to_another_site() {
+    let site = mounted(Some("s3cret")).await;
+    let refused = site.get("/admin/ui/services/steady?done=pause").await;
+    assert_eq!(refused.status, 401);
+    assert!(refused.body.contains("name=\"next\" value=\"ui/services/steady?done=pause\""), "{}", refused.body);
+    // What a form sends cannot be opened.
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    let refused = site.send("POST", "/admin/ui/services/steady/commands", &[form], "command=pause").await;
+    assert!(refused.body.contains("name=\"next\" value=\"ui/services/steady\""), "{}", refused.body);
+    let leads_to = async |next: &str| {
+        let next: String = next.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = site.send("POST", "/admin/login", &[form], &format!("token=s3cret&next={next}")).await;
+        assert_eq!(answer.status, 303, "{next}");
+        answer.header("location").unwrap().to_owned()
+    };
+    for next in
+        ["ui/services/steady", "ui/audit?subject=steady&before=2026-01-31T02:30:05.120Z", "ui/work/a%5Fb?offset=50"]
+    {
+        assert_eq!(leads_to(next).await, next);
+    }
+    for next in [
+        "",
+        "//evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/ui/services",
+        "ui",
+        "\\\\evil.example",
+        "ui/\\evil.example",
+        "\tui/services",
+        "ui/../../evil",
+        "ui/%2e%2E/%2e./evil",
+        "ui/services\r\nSet-Cookie: a=b",
+        "services",
+        "ui//evil.example",
+    ] {
+        assert_eq!(leads_to(next).await, "ui/services", "{next:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_token_of_the_code_can_be_sent_as_a_header() {
     let plain = TOKEN.to_owned();
     for token in [plain.clone(), format!(" {plain}\n"), "größer".to_owned()] {

@@ -24,7 +24,7 @@ pub(crate) async fn guard(State(app): State<SharedApp>, mut request: Request, ne
     let refusal = app.access.refusal(&request);
     let mut response = match refusal {
         Some(refusal) if refusal.status == StatusCode::UNAUTHORIZED && access::is_page(uri.path()) => {
-            pages::login_page(&app, &request, Some("Log in to see this page."), StatusCode::UNAUTHORIZED)
+            pages::refused(&app, &request)
         }
         Some(refusal) => refusal.into_response(),
         None => {

@@ -166,7 +166,11 @@ fn paths(access: &Access) -> Paths {
     add("/login", HttpMethod::Get, Api::new("login_page", "The page that asks for the token.").ok(HTML, text()));
     let login = Api::new("login", "Checks the token, and sets the cookie by which a browser sends it.");
     let login = login.body("Login", Required::True);
-    add("/login", HttpMethod::Post, login.see_other("The cookie is set; the dashboard is at `Location`."));
+    add(
+        "/login",
+        HttpMethod::Post,
+        login.see_other("The cookie is set; the dashboard, or its page `next`, is at `Location`."),
+    );
     paths
 }
 
@@ -395,7 +399,7 @@ fn components() -> Components {
                 ("until", until(), false),
             ]),
         ),
-        ("Login", object([("token", text(), true)])),
+        ("Login", object([("token", text(), true), ("next", text(), false)])),
         ("WorkTable", work),
         (
             "FailedRow",

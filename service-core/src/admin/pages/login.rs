@@ -1,37 +1,61 @@
 //! Logging in: the page that asks for the token, and the cookie that holds it afterwards.
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::html;
 use serde::Deserialize;
 
 use crate::admin::access;
 use crate::admin::app::{App, AppState};
-use crate::admin::error::ApiError;
+use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::Input;
 use crate::admin::pages::layout::{Live, Page, Root};
+
+/// The page that follows a login if none was opened before it.
+const FIRST: &str = "ui/services";
 
 /// The body of `POST /login`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Login {
+struct Login {
     token: String,
+    /// The page that follows.
+    next: String,
 }
 
 /// `GET /login`
 pub(crate) async fn login(State(app): AppState, request: Request) -> Response {
-    login_page(&app, &request, None, StatusCode::OK)
+    login_page(&app, &Root::of(&request), FIRST, None, StatusCode::OK)
+}
+
+/// The answer to a request of a page that needs the token.
+pub(crate) fn refused(app: &App, request: &Request) -> Response {
+    let opened = request.uri().path_and_query().map_or("", |opened| opened.as_str()).trim_start_matches('/');
+    // A form is sent to a path below its page.
+    let opened =
+        if request.method() == Method::POST { opened.rsplit_once('/').map_or("", |(page, _)| page) } else { opened };
+    let message = "Log in to see this page.";
+    login_page(app, &Root::of(request), next_page(opened), Some(message), StatusCode::UNAUTHORIZED)
+}
+
+/// Returns the page that follows a login: this one if it is one of ours, as a path relative to that of the login.
+fn next_page(wanted: &str) -> &str {
+    let path = wanted.split('?').next().unwrap_or_default();
+    // No segment is empty, or leads upwards: `..`, also as `%2e%2e`.
+    let leads_down = !path.contains("//") && !path.contains('.') && !path.to_ascii_lowercase().contains("%2e");
+    let is_plain = wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if wanted.starts_with("ui/") && leads_down && is_plain { wanted } else { FIRST }
 }
 
 /// The page that asks for the token.
-pub(crate) fn login_page(app: &App, request: &Request, message: Option<&str>, status: StatusCode) -> Response {
-    let root = Root::of(request);
+fn login_page(app: &App, root: &Root, next: &str, message: Option<&str>, status: StatusCode) -> Response {
     let body = html! {
         h1 { "Log in" }
         @if let Some(message) = message { p.message role="alert" { (message) } }
         @if app.access.has_a_token() {
             form method="post" action=(root.link("login")) {
+                input type="hidden" name="next" value=(next);
                 label for="token" { "Token (" code { "ADMIN_TOKEN" } " of the program)" }
                 input #token name="token" type="password" required autocomplete="current-password";
                 button type="submit" { "Log in" }
@@ -40,25 +64,42 @@ pub(crate) fn login_page(app: &App, request: &Request, message: Option<&str>, st
             p { "The program has no token. Start it with the environment variable " code { "ADMIN_TOKEN" } "." }
         }
     };
-    Page { app, root: &root, title: "Log in", current: "", live: Live::No, body }.answer(status)
+    Page { app, root, title: "Log in", current: "", live: Live::No, body }.answer(status)
 }
 
 /// `POST /login`
-pub(crate) async fn log_in(State(app): AppState, headers: HeaderMap, Input(login): Input<Login>) -> Response {
-    // As a header is: what is copied from a file may end with a line.
-    let token = login.token.trim();
-    if !app.access.is_token(token) {
-        return ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "the token is wrong: enter the value of ADMIN_TOKEN of the program",
-        )
-        .into_response();
+pub(crate) async fn log_in(State(app): AppState, request: Request) -> Response {
+    let (root, headers) = (Root::of(&request), request.headers().clone());
+    let Login { token, next } = match Input::from_request(request, &()).await {
+        Ok(Input(login)) => login,
+        Err(refused) => return refused.into_response(),
+    };
+    let next = next_page(&next);
+    match cookie(&app, &token, &headers) {
+        Ok(cookie) => ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response(),
+        Err(refused) if is_browser(&headers) => login_page(&app, &root, next, Some(&refused.message), refused.status),
+        Err(refused) => refused.into_response(),
     }
-    let Some(cookie) = access::login_cookie(token, &headers) else {
-        return ApiError::unusable(
+}
+
+fn cookie(app: &App, token: &str, headers: &HeaderMap) -> ApiResult<HeaderValue> {
+    // As a header is: what is copied from a file may end with a line.
+    let token = token.trim();
+    if !app.access.is_token(token) {
+        let why = "the token is wrong: enter the value of ADMIN_TOKEN of the program";
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, why));
+    }
+    access::login_cookie(token, headers).ok_or_else(|| {
+        ApiError::unusable(
             "a cookie cannot contain this token: send it as `Authorization: Bearer …`, or choose another token",
         )
-        .into_response();
+    })
+}
+
+/// Whether this is the form of the page, sent by a browser.
+fn is_browser(headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, text: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains(text))
     };
-    ([(header::SET_COOKIE, cookie)], Redirect::to("ui/services")).into_response()
+    has(header::ACCEPT, "text/html") && has(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
 }

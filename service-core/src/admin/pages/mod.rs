@@ -17,7 +17,7 @@ mod work;
 pub(crate) use audit::audit;
 pub(crate) use forms::{change_override, command, retry};
 pub(crate) use layout::asset;
-pub(crate) use login::{log_in, login, login_page};
+pub(crate) use login::{log_in, login, refused};
 pub(crate) use replicas::replicas;
 pub(crate) use service::service;
 pub(crate) use services::services;
