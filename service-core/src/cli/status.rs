@@ -180,8 +180,17 @@ fn next(health: &ServiceHealth, now: SystemTime) -> String {
         (ServiceState::Paused, _) => format!("no scheduled run until `resume {}`", health.service_id),
         (ServiceState::Created | ServiceState::Stopped, _) => format!("no run until `start {}`", health.service_id),
         (_, Some(at)) => format!("next run {}", relative(at, now)),
+        (ServiceState::Standby, None) => "the next run is on another replica".to_owned(),
+        (_, None) if is_in_run(health) => "a run is in progress".to_owned(),
         (_, None) => "no next run is scheduled now".to_owned(),
     }
+}
+
+/// Whether a run is certainly in progress. The start of a run without a success may also be that of a failed one.
+fn is_in_run(health: &ServiceHealth) -> bool {
+    let is_first = health.last_run_duration_ms.is_none();
+    let never_failed = health.error_count == 0 && health.last_run > health.last_success;
+    health.state == ServiceState::Running && health.last_run.is_some() && (is_first || never_failed)
 }
 
 fn relative(at: SystemTime, now: SystemTime) -> String {
@@ -259,6 +268,24 @@ mod tests {
     fn the_line_after_a_command_has_nothing_that_controls_the_terminal() {
         let text = line(&health("feed", "failed", "unhealthy", Some("failed: \u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}2J")));
         assert_eq!(text, "feed is failed, unhealthy: failed: \u{FFFD}]0;owned\u{FFFD}\u{FFFD}[2J\u{FFFD}2J\n");
+    }
+
+    #[test]
+    fn a_service_in_a_run_or_on_standby_says_so_instead_of_a_time() {
+        let said = |state: &str, more: fn(&mut ServiceHealth)| {
+            let mut health = health("feed", state, "healthy", None);
+            health.next_run = None;
+            more(&mut health);
+            next(&health, now())
+        };
+        assert_eq!(said("standby", |_| {}), "the next run is on another replica");
+        let never_failed: fn(&mut ServiceHealth) = |health| health.error_count = 0;
+        assert_eq!(said("running", never_failed), "a run is in progress");
+        assert_eq!(said("running", |health| health.last_run_duration_ms = None), "a run is in progress");
+        let idle: fn(&mut ServiceHealth) = |health| health.last_success = Some(now());
+        assert_eq!(said("running", idle), "no next run is scheduled now");
+        // The last run of a service on demand may have failed.
+        assert_eq!(said("running", |_| {}), "no next run is scheduled now");
     }
 
     #[test]
