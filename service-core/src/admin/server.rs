@@ -74,15 +74,22 @@ async fn serve(listener: TcpListener, app: Router, mut stop: Stop) {
     let graceful = GracefulShutdown::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept_all = async {
+        // Since the last connection.
+        let mut failures: u64 = 0;
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    warn!("the admin interface cannot accept a connection, retrying in 0.5 s: {error}");
+                    failures += 1;
+                    // Not a line for each: the process may have no free file descriptor for hours.
+                    if failures.is_power_of_two() {
+                        warn!("the admin interface cannot accept a connection, retrying in 0.5 s: {error}");
+                    }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
+            failures = 0;
             // Without a place, the connection is closed at once.
             let Ok(place) = free.clone().try_acquire_owned() else { continue };
             let connection = graceful.watch(connection(stream, app.clone()));
