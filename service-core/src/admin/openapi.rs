@@ -235,7 +235,7 @@ impl Api {
     }
 
     fn unavailable(self) -> Self {
-        self.respond(503, "The database does not answer.", JSON, reference("Error"))
+        self.respond(503, "The database, or the runtime of the services, does not answer.", JSON, reference("Error"))
     }
 
     fn body(mut self, name: &str, required: Required) -> Self {

@@ -73,7 +73,7 @@
 //!
 //! | exit status | meaning |
 //! |---|---|
-//! | 0 | done |
+//! | 0 | done; also if the run that `run` requested has not ended after 10 s: the output says so |
 //! | 1 | refused or failed: an unknown service, a wrong token, a state that does not allow the command, a run that failed |
 //! | 2 | wrong arguments |
 //! | 3 | the admin interface cannot be reached, or does not answer in time |
