@@ -200,7 +200,7 @@ fn backing_off(all: &Selector) -> Rule {
         description: "Service {{ $labels.service }} on {{ $labels.instance }} has failed {{ $value }} times in a row, and still retries. \
                       Its page on the dashboard shows the error and the next attempt."
             .to_owned(),
-        action: "Remove the cause; then the next retry succeeds. To retry at once: POST /services/{{ $labels.service }}/run tries at once.",
+        action: "Remove the cause; then the next retry succeeds. To retry at once: POST /services/{{ $labels.service }}/run.",
     }
 }
 
