@@ -63,6 +63,25 @@ async fn a_first_run_is_stuck_after_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_has_been_stuck_for_ten_minutes_is_unhealthy() {
+    for (key, value, begins) in [("delay", "30s", 0), ("cron", "0 3 * * *", 3 * 3_600)] {
+        let bed = TestBed::new().set(key, value);
+        let service = start(&bed, &[Step::Hang]).await;
+        bed.run_for(secs(begins + 20 * 60)).await;
+        assert_eq!(assessed(&service), "degraded: stuck: run 1 has been running for 20 min", "{key}");
+        bed.run_for(secs(60)).await;
+        assert_eq!(assessed(&service), "unhealthy: stuck: run 1 has been running for 21 min", "{key}");
+    }
+    let bed = TestBed::new().set("delay", 30);
+    let service = start(&bed, &[Step::Take(3.0), Step::Take(3.0), Step::Hang]).await;
+    // Run 3 begins at 66 s, and is stuck after 60 s.
+    bed.run_for(secs(66 + 60 + 590)).await;
+    assert_eq!(service.health().status, HealthStatus::Degraded);
+    bed.run_for(secs(20)).await;
+    assert_eq!(service.health().status, HealthStatus::Unhealthy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_reason_has_the_failure_and_the_next_retry() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Succeed, Step::Fail, Step::Fail, Step::Take(9.0)]).await;

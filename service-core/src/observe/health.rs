@@ -28,7 +28,7 @@ pub enum HealthStatus {
     Healthy,
     /// The service works with restrictions, or it was paused, stopped or never started.
     Degraded,
-    /// The service does not do its work: for example it is `Failed`, no run begins although one is due, a run was given up, or it stopped itself after a failure.
+    /// The service does not do its work: for example it is `Failed`, no run begins although one is due, a run hangs, a run was given up, or it stopped itself after a failure.
     Unhealthy,
 }
 
@@ -64,7 +64,7 @@ pub struct ServiceHealth {
     pub running: bool,
     /// Whether the service is paused, or will be as soon as it has started.
     pub paused: bool,
-    /// Consecutive failures.
+    /// Consecutive failures that count towards `max_failures`.
     pub failures: u32,
     /// How many consecutive failures are retried. `None`: any number.
     pub max_failures: Option<u32>,
@@ -199,6 +199,8 @@ pub(crate) fn not_before(snapshot: &Snapshot, clock: &Clock) -> SystemTime {
 const GRACE: Duration = Duration::from_secs(1);
 /// A start, or a first run, whose usual duration is unknown, counts as stuck after this.
 const STUCK_AFTER: Duration = Duration::from_secs(600);
+/// A run that has been stuck for this long does not end by itself.
+const HUNG_AFTER: Duration = Duration::from_secs(600);
 /// How long `configure` may take before health reports it.
 const SLOW_START: Duration = Duration::from_secs(30);
 
@@ -416,7 +418,8 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
         let status = if stuck { Unhealthy } else { Degraded };
         return Some((status, format!("overdue by {}: {}", humanize::long(overdue), current_run(snapshot, now))));
     }
-    stuck.then(|| (Degraded, format!("stuck: {}", current_run(snapshot, now))))
+    let status = if going > limit + HUNG_AFTER { Unhealthy } else { Degraded };
+    stuck.then(|| (status, format!("stuck: {}", current_run(snapshot, now))))
 }
 
 /// Describes the current run: `run 118 has been running for 72 s, usually 3 s`.
