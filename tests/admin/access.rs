@@ -38,7 +38,10 @@ async fn mounted(token: Option<&str>) -> Site {
 async fn the_description_says_where_the_interface_is_mounted() {
     let alone = Site::start().await;
     assert!(alone.get("/openapi.json").await.json()["servers"].is_null());
-    let servers = mounted(None).await.get("/admin/openapi.json").await.json()["servers"].take();
+    let mounted = mounted(Some("s3cret")).await;
+    let authorization = bearer("s3cret");
+    let answer = mounted.send("GET", "/admin/openapi.json", &[("Authorization", &authorization)], "").await;
+    let servers = answer.json()["servers"].take();
     assert_eq!(servers, serde_json::json!([{"url": "/admin"}]));
 }
 
