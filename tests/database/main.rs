@@ -32,6 +32,7 @@ mod missed;
 mod order;
 mod outages;
 mod promises;
+mod refusals;
 mod savepoints;
 mod settings;
 mod startup_errors;
@@ -154,6 +155,9 @@ exercise! {
         a_row_that_was_refused_and_has_completed_is_not_the_cause_later,
         a_table_that_refuses_completions_later_fails_the_run_and_no_row,
         new_rows_of_which_none_can_be_read_fail_the_run_and_no_row;
+    refusals:
+        completed_rows_that_must_not_change_prove_nothing,
+        a_table_that_refuses_for_the_second_time_costs_no_attempt;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;

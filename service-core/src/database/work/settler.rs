@@ -56,6 +56,18 @@ pub(crate) enum Settled {
     Refused(Error),
 }
 
+/// What the trial of a completion has shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Accepted,
+    Refused,
+    /// There is no completed row, or it must not become pending, or the trial met another error.
+    Unknown,
+}
+
+/// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they refuse.
+const TRIAL: &str = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'; SET CONSTRAINTS ALL IMMEDIATE";
+
 /// Records its item when it is dropped, if the item's result is not written by then.
 pub(super) struct RecordDropped<'a, E: EntityTrait> {
     pub(super) settler: &'a Settler,
@@ -269,8 +281,10 @@ impl Settler {
     /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause, because
     /// another row can be completed. Otherwise the table is the cause, and the row is left out of claims until another row completes.
     pub(super) async fn table_refusal<E: EntityTrait>(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
+        let trial = self.try_completion::<E>().await?;
         // The completed rows may be removed at once, so others that have completed since its last refusal count, too.
-        if self.service_db.work.take_refused_alone(&self.table, &row.key) || self.completes_again::<E>().await? {
+        let refused_alone = self.service_db.work.take_refused_alone(&self.table, &row.key);
+        if trial == Trial::Accepted || trial == Trial::Unknown && refused_alone {
             return Ok(None);
         }
         let (table, reason) = (self.table.name.clone(), error.to_string());
@@ -278,34 +292,41 @@ impl Settler {
         Ok(Some(Error::new(CompletionRefused { table, reason })))
     }
 
-    /// Whether the table still accepts completions: completes a row again that is completed, and undoes that. That the row was completed
-    /// once proves nothing: since then a constraint may have been added, or a table that a trigger writes to may be gone.
-    async fn completes_again<E: EntityTrait>(&self) -> Result<bool> {
+    /// Finds out whether the table still accepts completions: completes a row again that is completed, and undoes that. That the row was
+    /// completed once proves nothing: since then a constraint may have been added, or a table that a trigger writes to may be gone.
+    async fn try_completion<E: EntityTrait>(&self) -> Result<Trial> {
         let tx = self.lazy_tx();
-        let completed = self.complete_again::<E>(&tx).await;
+        let tried = self.complete_again::<E>(&tx).await;
         let _ = tx.rollback().await;
-        match completed {
-            Err(error) if ErrorKind::of_own(&error) == ErrorKind::Statement => Ok(false),
-            completed => Ok(completed?),
+        match tried {
+            Err(error) if ErrorKind::of_own(&error).is_outage() => Err(error.into()),
+            tried => Ok(tried.unwrap_or(Trial::Unknown)),
         }
     }
 
-    async fn complete_again<E: EntityTrait>(&self, tx: &Transaction) -> std::result::Result<bool, DbErr> {
+    async fn complete_again<E: EntityTrait>(&self, tx: &Transaction) -> std::result::Result<Trial, DbErr> {
         let (connection, now) = (tx.connection().await?, self.service_db.clock.now());
-        let Some(row) = connection.query_one(&self.table.one_completed::<E>()).await? else { return Ok(false) };
-        let keys = [key_of::<E>(&row)?];
-        // Some triggers run only if the status changes, and some refuse that a completed row becomes pending.
-        connection.execute_unprepared("SAVEPOINT service_trial").await?;
-        if connection.execute(&self.table.retry(&keys, now)).await.is_err() {
-            connection.execute_unprepared("ROLLBACK TO SAVEPOINT service_trial").await?;
-        }
-        for update in self.table.complete(&keys, now) {
-            connection.execute(&update).await?;
-        }
         if self.table.backend == DbBackend::Postgres {
-            connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
+            connection.execute_unprepared(TRIAL).await?;
         }
-        Ok(true)
+        let Some(row) = connection.query_one(&self.table.one_completed::<E>()).await? else {
+            return Ok(Trial::Unknown);
+        };
+        let key = key_of::<E>(&row)?;
+        let (keys, pending) = (std::slice::from_ref(&key), self.table.pending(&key));
+        // Some triggers run only if the status changes, and some keep a completed row as it is.
+        connection.execute(&self.table.retry(keys, now)).await?;
+        if connection.query_one(&pending).await?.is_none() {
+            return Ok(Trial::Unknown);
+        }
+        for update in self.table.complete(keys, now) {
+            match connection.execute(&update).await {
+                Err(error) if ErrorKind::of_own(&error) == ErrorKind::Statement => return Ok(Trial::Refused),
+                done => done?,
+            };
+        }
+        let stays = connection.query_one(&pending).await?.is_some();
+        Ok(if stays { Trial::Unknown } else { Trial::Accepted })
     }
 
     pub(super) fn lazy_tx(&self) -> Transaction {
