@@ -252,6 +252,27 @@ pub(crate) async fn claims_that_a_commit_could_not_release_are_released_later(be
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(3));
 }
 
+/// The same for the claim of a single item, whose row stays as it was: no process has died over it.
+pub(crate) async fn the_claim_of_an_item_that_could_not_be_released_is_released_later(bench: Bench) {
+    jobs(&bench.db, 2).await;
+    let kept = if bench.is_postgres() {
+        "CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id = 1 DO INSTEAD NOTHING"
+    } else {
+        "CREATE TRIGGER keep BEFORE UPDATE ON job WHEN OLD.id = 1 BEGIN SELECT RAISE(FAIL, 'not so'); END"
+    };
+    bench.db.execute_unprepared(kept).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    bench.db.execute_unprepared("ALTER TABLE service_claim RENAME TO out_of_reach").await.unwrap();
+    item.settle(Err::<(), _>("no")).await.unwrap();
+    bench.db.execute_unprepared("ALTER TABLE out_of_reach RENAME TO service_claim").await.unwrap();
+    batch.next().await.unwrap().unwrap().settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).failed(1));
+    service_db.settle(None).await.unwrap();
+    assert_eq!(claims(&bench).await, 0);
+}
+
 pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     create(&bench.db, ticket::Entity).await;

@@ -215,6 +215,7 @@ exercise! {
         a_running_batch_keeps_its_claims,
         a_batch_that_ends_early_keeps_the_count_of_crashes,
         claims_that_a_commit_could_not_release_are_released_later,
+        the_claim_of_an_item_that_could_not_be_released_is_released_later,
         a_batch_may_be_of_any_size,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;

@@ -1,5 +1,7 @@
 //! Items of `claim_each`: every row commits by itself, and its claim ends with that commit.
 
+use std::sync::atomic::Ordering;
+
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
 use tokio::time::Instant;
 
@@ -217,9 +219,9 @@ impl Settler {
         Ok(self.service_db.release_claims(&self.table.name, &lease.owner, &kept).await?)
     }
 
-    /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged.
+    /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged, or claims to be released.
     pub(super) fn end_lease(&mut self) {
-        if self.dropped_keys().is_empty() {
+        if self.dropped_keys().is_empty() && !*self.has_unreleased.get_mut() {
             self.lease = None;
         }
     }
@@ -232,11 +234,18 @@ impl Settler {
         Ok(tx.connection().await?.execute(&release).await?.rows_affected() == 1)
     }
 
-    /// Releases the claim of a row in a transaction of its own. If that fails, the claim expires.
-    pub(super) async fn release_claim_alone(&self, row: &RowRef) {
-        let Some(lease) = &self.lease else { return };
+    /// Releases the claim of a row in a transaction of its own. Returns whether it was still held; `None` if that failed. Then it is
+    /// released when the batch has ended: if it expired, it would count as a crash of the process.
+    pub(super) async fn release_claim_alone(&self, row: &RowRef) -> Option<bool> {
+        let lease = self.lease.as_ref()?;
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
-        let _ = self.service_db.execute_alone(&release).await;
+        match self.service_db.execute_alone(&release).await {
+            Ok(done) => Some(done.rows_affected() > 0),
+            Err(_) => {
+                self.has_unreleased.store(true, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     /// Ends an item whose row stays as it was.
@@ -248,12 +257,11 @@ impl Settler {
 
     /// Ends an item whose claim has expired, or whose row another program has changed.
     pub(super) async fn skip_lost<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
-        if let Some(lease) = &self.lease {
-            let release = lease::release(&self.table.name, &key_text(&item.row.key), &lease.owner);
-            if matches!(self.service_db.execute_alone(&release).await, Ok(done) if done.rows_affected() == 0) {
-                // If this claim has expired, the others have expired, too.
-                lease.mark_lost();
-            }
+        if self.release_claim_alone(&item.row).await == Some(false)
+            && let Some(lease) = &self.lease
+        {
+            // If this claim has expired, the others have expired, too.
+            lease.mark_lost();
         }
         self.skip_changed(item)
     }

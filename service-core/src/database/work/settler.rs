@@ -3,6 +3,7 @@
 //! It is shared by the items that are in flight at the same time. What differs between rows that commit together and rows that
 //! commit one by one is in `together.rs` and `leased.rs`.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(crate) struct Settler {
     queue: Option<TxQueue>,
     /// The leased rows that lose an attempt when the batch has ended.
     dropped: Mutex<Vec<Charge>>,
+    /// A claim could not be released. All that are left are released when the batch has ended.
+    pub(super) has_unreleased: AtomicBool,
 }
 
 /// The result of an item, as it was written.
@@ -107,6 +110,7 @@ impl Settler {
             item_timeout: None,
             queue: None,
             dropped,
+            has_unreleased: AtomicBool::new(false),
         }
     }
 
