@@ -157,7 +157,9 @@ exercise! {
         new_rows_of_which_none_can_be_read_fail_the_run_and_no_row;
     refusals:
         completed_rows_that_must_not_change_prove_nothing,
-        a_table_that_refuses_for_the_second_time_costs_no_attempt;
+        a_table_that_refuses_for_the_second_time_costs_no_attempt,
+        a_refused_row_fails_one_run_and_two_fail_each_run,
+        after_a_refused_completion_no_further_row_is_lent;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;

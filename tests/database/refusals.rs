@@ -1,5 +1,7 @@
 //! Tables that refuse to complete rows: how they differ from a row that is refused, and what such a row costs.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use service_core::database::Transaction;
 use service_core::prelude::*;
 
@@ -114,4 +116,67 @@ async fn on_postgres_a_trial_that_takes_too_long_costs_no_attempt() {
             assert_eq!((&*row.status, row.attempts), ("pending", 0), "{each} {code}: {row:?}");
         }
     }
+}
+
+/// A single row that is refused may be the cause itself. While it is left out, the service is not at fault.
+pub(crate) async fn a_refused_row_fails_one_run_and_two_fail_each_run(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &RESET).await;
+        jobs(&bench.db, 1).await;
+        before_update(&bench, "refuses", "NEW.status = 'completed'", "P0001").await;
+        let service_db = service_db(&bench);
+        run(&service_db, each, work_well).await.unwrap_err();
+        for _ in 0..3 {
+            assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::idle(), "{each}");
+        }
+        more_jobs(&bench.db, 2..=2).await;
+        for _ in 0..3 {
+            let error = run(&service_db, each, work_well).await.unwrap_err().to_string();
+            assert!(error.contains("refuses to complete rows"), "{each}: {error}");
+        }
+        assert_eq!((job(&bench.db, 1).await.attempts, job(&bench.db, 2).await.attempts), (0, 0), "{each}");
+    }
+}
+
+/// The code of a row runs before its completion is refused, so that of the next rows does not run for nothing.
+pub(crate) async fn after_a_refused_completion_no_further_row_is_lent(bench: Bench) {
+    for closure in [false, true] {
+        execute(&bench, &RESET).await;
+        jobs(&bench.db, 6).await;
+        before_update(&bench, "refuses", "NEW.status = 'completed'", "P0001").await;
+        let (service_db, lent) = (service_db(&bench), AtomicUsize::new(0));
+        let count = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            lent.fetch_add(1, Ordering::Relaxed);
+            work_well(job, tx).await
+        };
+        if closure {
+            let each = service_db.claim_each::<job::Entity>(10);
+            each.for_each(async |item| count(item.model(), item.tx()).await).await.unwrap_err();
+        } else {
+            run(&service_db, true, count).await.unwrap_err();
+        }
+        assert_eq!((lent.load(Ordering::Relaxed), crate::each::claims(&bench).await), (1, 0), "{closure}");
+        assert_eq!(statuses(&bench.db).await, ["pending"; 6], "{closure}");
+    }
+}
+
+/// The error names the cause, and not the number of rows that are left out for it.
+#[tokio::test]
+async fn on_sqlite_a_table_that_has_refused_many_rows_is_named_as_the_cause() {
+    let bench = Bench::sqlite().await;
+    jobs(&bench.db, 205).await;
+    before_update(&bench, "refuses", "NEW.status = 'completed'", "P0001").await;
+    let service_db = service_db(&bench);
+    for _ in 0..205 {
+        let mut batch = match service_db.claim_each::<job::Entity>(1).await {
+            Ok(batch) => batch,
+            Err(_) => break,
+        };
+        while let Some(item) = batch.next().await.unwrap() {
+            item.settle(Ok::<_, Error>(())).await.unwrap();
+        }
+        batch.commit().await.unwrap_err();
+    }
+    let error = service_db.claim_each::<job::Entity>(1).await.unwrap_err().to_string();
+    assert!(error.contains("refuses to complete rows"), "{error}");
 }

@@ -219,13 +219,17 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         tx.unwrap_or_else(|| self.settler.lazy_tx())
     }
 
-    /// Lends the next item; `None` if all have been lent. An earlier item that was not settled has failed.
+    /// Lends the next item; `None` if all have been lent, or the table refuses to complete rows. An earlier item that was not settled
+    /// has failed.
     ///
     /// # Errors
     /// Those of the database: return them with `?`.
     pub async fn next(&mut self) -> Result<Option<BatchItem<'_, E>>> {
         self.fail_unsettled().await?;
         self.check_savepoints().await?;
+        if self.tally.refused.is_some() {
+            return Ok(None);
+        }
         let Some(claimed) = self.unlent.take(&self.settler) else { return Ok(None) };
         let item = match self.lease() {
             Some(_) => self.settler.leased_item(claimed),

@@ -69,6 +69,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         self.service_db.settle(None).await?;
         let size = work.claim_size(table, self.wanted);
         let Some(left_out) = work.left_out(table) else {
+            self.check_refusal(table)?;
             return Err(Error::msg(format!(
                 "more than 200 rows of `{}` are left out of claims, so nothing is claimed: correct the rows that the warnings in the log name",
                 table.name
@@ -165,9 +166,14 @@ impl<E: WorkItem> ClaimRequest<E> {
 
     /// Returns a batch without rows; or an error, if there are none because the table has refused to complete them.
     fn empty(&self, table: &Arc<TableSql>) -> Result<Batch<E>> {
+        self.check_refusal(table)?;
+        Ok(Batch::new(Settler::new(&self.service_db, table, None, 0)))
+    }
+
+    fn check_refusal(&self, table: &TableSql) -> Result<()> {
         match self.service_db.work.refusal(table) {
             Some(reason) => Err(Error::new(CompletionRefused { table: table.name.clone(), reason })),
-            None => Ok(Batch::new(Settler::new(&self.service_db, table, None, 0))),
+            None => Ok(()),
         }
     }
 

@@ -136,7 +136,8 @@ impl<'a, E: EntityTrait, Process: Future<Output = Result<Ended<'a, E>>>> Items<'
         {
             return Some(Next::Complete(item));
         }
-        if self.error.is_some() || self.context.is_some_and(Context::is_stopping) {
+        let ends = self.error.is_some() || self.tally.refused.is_some();
+        if ends || self.context.is_some_and(Context::is_stopping) {
             return None;
         }
         let Settler { concurrency, most_unwritten, .. } = *self.settler;

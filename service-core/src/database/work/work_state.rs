@@ -449,10 +449,11 @@ impl WorkState {
         })
     }
 
-    /// Why the table refused to complete rows, if no row has completed since.
+    /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the cause itself.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| {
-            state.set_aside.values().find(|row| row.why == LeftOut::Refused).map(|row| row.reason.clone())
+            let mut refused = state.set_aside.values().filter(|row| row.why == LeftOut::Refused);
+            refused.next().zip(refused.next()).map(|(row, _)| row.reason.clone())
         })
     }
 
