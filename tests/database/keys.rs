@@ -7,7 +7,7 @@ use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
 use crate::promises::service_db;
-use crate::tables::create;
+use crate::tables::{create, ticket};
 
 /// A key that PostgreSQL pads with blanks.
 mod padded {
@@ -314,5 +314,67 @@ pub(crate) async fn an_index_of_a_table_in_a_schema_is_created_and_found(bench: 
         check(&bench, placed::on_postgres::Entity).await;
     } else {
         check(&bench, placed::on_sqlite::Entity).await;
+    }
+}
+
+/// Rows whose key another program has written in another type, before good ones in the order of claims.
+#[tokio::test]
+async fn on_sqlite_rows_whose_key_cannot_be_read_starve_no_other_and_fail_no_run() {
+    for (each, size) in [(false, 1), (true, 1), (false, 3), (true, 3)] {
+        for good in [3, 0] {
+            let bench = Bench::sqlite().await;
+            create(&bench.db, ticket::Entity).await;
+            for n in 0..20 {
+                let insert = format!("INSERT INTO ticket VALUES ('ticket {n:02}', 'pending', '')");
+                bench.db.execute_unprepared(&insert).await.unwrap();
+            }
+            for n in 0..good {
+                let row = ticket::ActiveModel {
+                    id: Set(sea_orm::prelude::Uuid::from_u128(n)),
+                    status: Set("pending".into()),
+                    error: Set(String::new()),
+                };
+                ticket::Entity::insert(row).exec_without_returning(&bench.db).await.unwrap();
+            }
+            let (log, _listening) = crate::log::Log::listen();
+            let service_db = service_db(&bench);
+            let mut last = Outcome::idle().again();
+            for _ in 0..12 {
+                let mut batch = match each {
+                    true => service_db.claim_each::<ticket::Entity>(size).await.unwrap(),
+                    false => service_db.claim::<ticket::Entity>(size).await.unwrap(),
+                };
+                while let Some(item) = batch.next().await.unwrap() {
+                    item.settle(Ok::<_, Error>(())).await.unwrap();
+                }
+                last = batch.commit().await.unwrap();
+            }
+            let context = format!("{each} {size} {good}");
+            assert_eq!(last, Outcome::idle(), "{context}");
+            let completed = number(&bench.db, "SELECT count(*) AS n FROM ticket WHERE status = 'completed'").await;
+            let pending = number(&bench.db, "SELECT count(*) AS n FROM ticket WHERE status = 'pending'").await;
+            assert_eq!((completed, pending), (good as i64, 20), "{context}");
+            assert_eq!(number(&bench.db, "SELECT count(*) AS n FROM service_claim").await, 0, "{context}");
+            let warnings: Vec<String> =
+                log.warnings().into_iter().filter(|line| line.contains("not even its key")).collect();
+            assert_eq!(warnings.len(), 1, "{context}: {warnings:?}");
+        }
+    }
+}
+
+/// SQLite accepts NULL in most primary keys. No statement finds such a row.
+#[tokio::test]
+async fn on_sqlite_rows_without_a_key_take_no_places_of_a_claim() {
+    for each in [false, true] {
+        let bench = Bench::sqlite().await;
+        let table = "CREATE TABLE ticket (id BLOB PRIMARY KEY, status TEXT NOT NULL, error TEXT NOT NULL)";
+        bench.db.execute_unprepared(table).await.unwrap();
+        for key in ["NULL"; 20].into_iter().chain(["x'00000000000000000000000000000001'"]) {
+            let insert = format!("INSERT INTO ticket VALUES ({key}, 'pending', '')");
+            bench.db.execute_unprepared(&insert).await.unwrap();
+        }
+        let service_db = service_db(&bench);
+        assert_eq!(run::<ticket::Entity>(&service_db, each, false).await.unwrap(), Outcome::processed(1), "{each}");
+        assert_eq!(run::<ticket::Entity>(&service_db, each, false).await.unwrap(), Outcome::idle(), "{each}");
     }
 }

@@ -368,13 +368,7 @@ impl<E: WorkItem> Batch<E> {
     async fn set_unreadable(&mut self, tx: &Transaction, row: &QueryResult, error: &DbErr) -> Result<()> {
         let Settler { service_db, table, lease, .. } = &self.settler;
         let (name, service_id) = (&table.name, &*service_db.service_id);
-        let key = match row::key_of::<E>(row) {
-            Ok(key) => key,
-            Err(error) => {
-                row::report_unreadable_key(&service_db.work, service_id, table, &error);
-                return Ok(());
-            }
-        };
+        let key = row::key_of::<E>(row)?;
         let shown = key_text(&key);
         if let Some(column) = row::null_column::<E>(row) {
             // The program that has added the column can still fill it.

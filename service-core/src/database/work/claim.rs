@@ -20,7 +20,9 @@ use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_tur
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
-use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_of, read, report_unreadable_key};
+use crate::database::work::row::{
+    ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_of, read, report_unreadable_key,
+};
 use crate::database::work::settler::Settler;
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
@@ -134,8 +136,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             let tx = transaction.connection().await?;
             let open = OpenBatch::count(&self.service_db);
             let now = self.service_db.clock.now();
-            let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await?;
-            self.note_triggers(table, &rows);
+            let rows = self.due_rows(tx, table, query, now, query.wanted.saturating_add(1)).await?;
             let evidence = self.evidence(tx, table, query, &rows, now).await?;
             Ok((open, rows, evidence))
         };
@@ -156,6 +157,43 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut batch = Batch::in_transaction(settler, transaction, open);
         batch.take(rows, query.wanted, &evidence, 0).await?;
         Ok(batch)
+    }
+
+    /// Reads at most `limit` due rows whose key can be read, and leaves out the others, so that these take no places of a claim. An
+    /// error that does not depend on the value is left to the caller.
+    async fn due_rows(
+        &self,
+        tx: &impl ConnectionTrait,
+        table: &TableSql,
+        query: &Query<E>,
+        now: DateTime<Utc>,
+        limit: u64,
+    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+        let ServiceDb { work, service_id, .. } = &self.service_db;
+        let mut left_out = work.unreadable_keys(table);
+        loop {
+            let reach = limit.saturating_add(left_out);
+            let mut rows = tx.query_all_raw(query.due.statement(now, reach)).await?;
+            self.note_triggers(table, &rows);
+            let (read, mut unreadable) = (rows.len() as u64, None);
+            rows.retain(|row| match key_of::<E>(row) {
+                Err(error) if table.backend != DbBackend::Postgres || !is_type_mismatch(&error) => {
+                    unreadable = Some(error);
+                    false
+                }
+                _ => true,
+            });
+            let found = read - rows.len() as u64;
+            work.keys_were_read(table, found, unreadable.as_ref());
+            if let Some(error) = &unreadable {
+                report_unreadable_key(work, service_id, table, error);
+            }
+            if rows.len() as u64 >= limit || read < reach {
+                rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+                return Ok(rows);
+            }
+            left_out = found.saturating_mul(2);
+        }
     }
 
     fn note_triggers(&self, table: &TableSql, due: &[QueryResult]) {
@@ -196,7 +234,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             work.may_doubt_rows(table, true);
             return Ok(Vec::new());
         }
-        let further = tx.query_all_raw(query.due.statement(now, rows.len() as u64 + EVIDENCE)).await?;
+        let further = self.due_rows(tx, table, query, now, rows.len() as u64 + EVIDENCE).await?;
         if further.len() == 1 && work.may_doubt_rows(table, false) {
             return tx.query_all_raw(table.any_rows::<E>(EVIDENCE)).await;
         }
@@ -344,30 +382,21 @@ impl<E: WorkItem> ClaimRequest<E> {
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
         let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
-        let (mut keys, mut unreadable) = (Vec::new(), None);
-        let mut rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+        let mut keys = Vec::new();
+        let mut rows = self.due_rows(tx, table, query, now, reach).await.map_err(failed)?;
         let is_held = |row: &QueryResult| key_of::<E>(row).is_ok_and(|key| held.contains(&*key_text(&key)));
         if !held.is_empty() && rows.len() as u64 >= reach && all_of_one_kind(&rows, is_held) {
             // Each kind of rows has half of the places. Behind the held ones of this kind there may be free ones.
             let reach = reach.saturating_add(held.len() as u64);
-            rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+            rows = self.due_rows(tx, table, query, now, reach).await.map_err(failed)?;
         }
-        self.note_triggers(table, &rows);
         for row in rows {
-            match key_of::<E>(&row).map(|key| (key_text(&key), key)) {
-                Ok((text, _)) if held.contains(&*text) => {}
-                Ok((text, key)) => {
-                    free.push((text, row));
-                    keys.push(key);
-                }
-                Err(error) => {
-                    report_unreadable_key(&service_db.work, &service_db.service_id, table, &error);
-                    unreadable = Some(error);
-                }
+            let key = key_of::<E>(&row).map_err(failed)?;
+            let text = key_text(&key);
+            if !held.contains(&*text) {
+                free.push((text, row));
+                keys.push(key);
             }
-        }
-        if let Some(error) = unreadable.filter(|_| free.is_empty()) {
-            return Err(failed(error));
         }
         free = in_turns(free);
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {

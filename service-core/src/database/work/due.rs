@@ -84,7 +84,12 @@ impl<E: WorkItem> DueRows<E> {
 
     /// The query for the keys of one kind of rows. It reads only the claim index, which contains the keys.
     pub(crate) fn keys(&self, kind: RowKind, now: DateTime<Utc>, limit: u64) -> Statement {
-        let select = self.select(kind, now).limit(limit).select_only();
+        let mut select = self.select(kind, now).limit(limit).select_only();
+        if self.backend == DbBackend::Sqlite {
+            // SQLite accepts NULL in most primary keys, and the join would not find such a row.
+            let keys = E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column);
+            select = keys.fold(select, |select, key| select.filter(Expr::col(key.as_column_ref()).is_not_null()));
+        }
         let select = select.columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query();
         let mut statement = StatementBuilder::build(&select, &self.backend);
         if let Some(index) = self.index.as_ref().filter(|_| self.order.is_empty()) {

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sea_orm::DbErr;
 use sea_orm::sea_query::ValueTuple;
 
 use crate::database::error_kind::ErrorKind;
@@ -82,6 +83,8 @@ struct TableState {
     /// The last row that could not be read was compared with rows of any status, and no row was read since.
     doubts_rows: bool,
     set_aside: BTreeMap<String, SetAside>,
+    /// How many rows the last claim met whose key cannot be read, and why.
+    unreadable_keys: Option<(u64, String)>,
 }
 
 #[derive(Debug)]
@@ -472,6 +475,16 @@ impl WorkState {
         })
     }
 
+    /// How many due rows the last claim met whose key cannot be read.
+    pub(crate) fn unreadable_keys(&self, table: &TableSql) -> u64 {
+        self.with_table(table, |state| state.unreadable_keys.as_ref().map_or(0, |(count, _)| *count))
+    }
+
+    /// Records how many due rows have a key that cannot be read, and the error of one of them.
+    pub(crate) fn keys_were_read(&self, table: &TableSql, unreadable: u64, error: Option<&DbErr>) {
+        self.with_table(table, |state| state.unreadable_keys = error.map(|error| (unreadable, error.to_string())));
+    }
+
     /// The rows that are left out of claims, by table.
     pub(crate) fn set_aside_rows(&self) -> Vec<SetAsideRows> {
         let now = Instant::now();
@@ -479,10 +492,14 @@ impl WorkState {
         let mut found: Vec<SetAsideRows> = tables
             .iter()
             .filter_map(|(table, state)| {
-                let mut rows = state.set_aside.iter().filter(|(_, row)| row.until > now);
-                let (key, row) = rows.next()?;
-                let (table, key, reason) = (table.clone(), key.clone(), row.reason.clone());
-                Some(SetAsideRows { table, count: rows.count() + 1, key, reason })
+                let rows = state.set_aside.iter().filter(|(_, row)| row.until > now);
+                let mut rows = rows.map(|(key, row)| (key.as_str(), &row.reason)).peekable();
+                let unreadable = state.unreadable_keys.as_ref();
+                let (key, reason) =
+                    rows.peek().copied().or(unreadable.map(|(_, why)| ("one whose key cannot be read", why)))?;
+                let (table, key, reason) = (table.clone(), key.to_owned(), reason.clone());
+                let unreadable = unreadable.map_or(0, |(count, _)| usize::try_from(*count).unwrap_or(usize::MAX));
+                Some(SetAsideRows { table, count: rows.count() + unreadable, key, reason })
             })
             .collect();
         found.sort_by(|a, b| a.table.cmp(&b.table));

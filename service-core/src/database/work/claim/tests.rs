@@ -1,8 +1,10 @@
 use sea_orm::DatabaseConnection;
+use sea_orm::sea_query::ValueTuple;
 
 use super::*;
 use crate::database::work::due::RowKind;
 use crate::database::work::work_item::{Work, any_status, time_value};
+use crate::database::work::work_state::WorkState;
 use crate::database::{connect, create_claim_index};
 
 mod job {
@@ -97,4 +99,19 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
             }
         }
     }
+}
+
+#[test]
+fn rows_whose_key_cannot_be_read_are_among_those_that_are_left_out() {
+    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
+    let shown = || work.set_aside_rows().into_iter().map(|rows| (rows.count, rows.key, rows.reason)).next();
+    work.keys_were_read(&table, 0, None);
+    assert_eq!(shown(), None);
+    work.keys_were_read(&table, 3, Some(&DbErr::Type("not a number".to_owned())));
+    let expected = (3, "one whose key cannot be read".to_owned(), "Type Error: not a number".to_owned());
+    assert_eq!(shown(), Some(expected));
+    work.set_aside(&table, &ValueTuple::One(7_i64.into()), "a conflict".to_owned(), LeftOut::Unwritable);
+    assert_eq!(shown(), Some((4, "7".to_owned(), "a conflict".to_owned())));
+    work.keys_were_read(&table, 0, None);
+    assert_eq!(shown(), Some((1, "7".to_owned(), "a conflict".to_owned())));
 }
