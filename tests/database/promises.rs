@@ -795,6 +795,38 @@ pub(crate) async fn jobs_that_cannot_fail(bench: &Bench, count: i64) {
     crate::tables::more_jobs(&bench.db, 1..=count).await;
 }
 
+/// The charge of a row in flight always fails, although the database is there: the other rows are claimed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_charge_that_the_database_does_not_support_blocks_no_claim() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for code in ["0A000", "53200", "58030", "XX002"] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 3).await;
+            let function = format!(
+                "CREATE OR REPLACE FUNCTION broken() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'broken' \
+                 USING ERRCODE = '{code}'; END $$ LANGUAGE plpgsql"
+            );
+            let trigger = "CREATE TRIGGER broken BEFORE UPDATE ON job FOR EACH ROW \
+                           WHEN (OLD.id = 1 AND NEW.attempts > 0 AND NEW.status <> 'completed') EXECUTE FUNCTION broken()";
+            execute(&bench, &[&function, trigger]).await;
+            let service_db = service_db(&bench);
+            let mut batch = match each {
+                true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
+                false => service_db.claim::<job::Entity>(1).await.unwrap(),
+            };
+            assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+            drop(batch);
+            service_db.settle(Some("it panicked")).await.unwrap();
+            for _ in 0..3 {
+                let _ = run(&service_db, each, work_well).await.unwrap();
+            }
+            assert_eq!(statuses(&bench.db).await[1..], ["completed", "completed"], "{each} {code}");
+        }
+    }
+}
+
 /// The same if the database refuses `failed` only at the commit.
 pub(crate) async fn a_row_whose_failure_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
     for each in [false, true] {

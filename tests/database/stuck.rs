@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, TransactionTrait};
+use service_core::__private::database::ServiceDb;
 use service_core::database::Transaction;
 use service_core::{Outcome, Result};
 
@@ -143,4 +144,27 @@ async fn on_sqlite_an_item_that_waits_for_the_lock_of_its_own_batch_fails() {
     let done = run(&service_db(&bench), false, process).await.unwrap();
     assert_eq!(done, Outcome::processed(1).failed(1));
     assert_eq!((effects(&bench.db).await, crate::tables::job(&bench.db, 1).await.attempts), (vec![2], 1));
+}
+
+/// A trigger makes a statement that the database does not support, whenever this row is completed.
+#[tokio::test]
+async fn on_postgres_a_row_whose_completion_is_never_supported_blocks_no_other() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 4).await;
+    let function = "CREATE FUNCTION unsupported() RETURNS trigger AS $$ BEGIN \
+                    RAISE EXCEPTION 'not supported' USING ERRCODE = '0A000'; END $$ LANGUAGE plpgsql";
+    let trigger = "CREATE TRIGGER unsupported BEFORE UPDATE ON job FOR EACH ROW \
+                   WHEN (OLD.id = 2 AND NEW.status = 'completed') EXECUTE FUNCTION unsupported()";
+    execute(&bench, &[function, trigger]).await;
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(2);
+    let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "worker");
+    let process = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
+    for _ in 0..30 {
+        let _ = run(&service_db, false, process).await;
+    }
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    let row = crate::tables::job(&bench.db, 2).await;
+    assert_eq!((&*row.status, row.attempts), ("pending", 1), "{row:?}");
+    assert!(row.error_message.unwrap().contains("not supported"));
 }

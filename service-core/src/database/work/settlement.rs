@@ -41,9 +41,9 @@ impl ServiceDb {
             match self.write(&settlement).await {
                 Ok(true) => self.work.remove(&settlement),
                 Ok(false) => {}
-                Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
+                Err(error) if self.is_down(&error).await => return Err(error.into()),
                 // A later charge does no harm: the row must be as it was claimed, and a claim must not have expired.
-                Err(error) if ErrorKind::of_own(&error).is_wait() && settlement.may_wait() => {}
+                Err(error) if ErrorKind::of_own(&error).is_passing() && settlement.may_wait() => {}
                 Err(error) => {
                     // Otherwise it would fail again before every claim, and block the table.
                     crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the rows in flight and the claims of an ended run; the rows lose no attempt, and claims that are not released expire with their lease");
@@ -191,6 +191,13 @@ impl ServiceDb {
 }
 
 impl ServiceDb {
+    /// Whether the database is down, as far as the error of a settlement shows. One statement may find it exhausted, while it accepts
+    /// others.
+    async fn is_down(&self, error: &DbErr) -> bool {
+        let kind = ErrorKind::of_own(error);
+        kind.is_unreachable() || kind == ErrorKind::Unavailable && !self.accepts_writes().await
+    }
+
     /// Whether the database accepts a write, so that an error of a statement that finds it unavailable may be the statement's own.
     async fn accepts_writes(&self) -> bool {
         let written = async {

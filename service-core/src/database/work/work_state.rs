@@ -197,7 +197,9 @@ impl WorkState {
     pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
         let charges = match (&ended.row, ended.cause) {
             (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout))
-            | (None, Some(ErrorKind::Unavailable | ErrorKind::Contention)) => self.lost_batch(&ended),
+            | (None, Some(ErrorKind::Unavailable | ErrorKind::Contention | ErrorKind::StaleStatement)) => {
+                self.lost_batch(&ended)
+            }
             (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.claimed > 1 => {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
