@@ -168,3 +168,24 @@ async fn on_postgres_a_row_whose_completion_is_never_supported_blocks_no_other()
     assert_eq!((&*row.status, row.attempts), ("pending", 1), "{row:?}");
     assert!(row.error_message.unwrap().contains("not supported"));
 }
+
+/// Its batch holds the lock no longer, so the charge of the row waits as long as any other writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_the_charge_of_a_row_whose_transaction_has_ended_waits_for_other_writers() {
+    let bench = Bench::sqlite().await;
+    jobs(&bench.db, 1).await;
+    let elsewhere = Database::connect(ConnectOptions::new(bench.url.clone())).await.unwrap();
+    let process = async |_: &job::Model, tx: &Transaction| -> Result<()> {
+        tx.execute_unprepared("ROLLBACK").await?;
+        let writer = elsewhere.begin().await?;
+        effect(&writer, 99).await?;
+        tokio::spawn(async move {
+            // Longer than a service waits for its own batch.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            writer.rollback().await.unwrap();
+        });
+        Ok(())
+    };
+    assert_eq!(run(&service_db(&bench), false, process).await.unwrap(), Outcome::processed(0).failed(1));
+    assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 1);
+}

@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 use crate::database::error_kind::ErrorKind;
 use crate::database::fence::Refusal;
 use crate::database::statement_monitor::MonitoredTx;
-use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenTransaction, TxContext, uncut};
+use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenBatch, OpenTransaction, TxContext, uncut};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::{savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
@@ -54,6 +54,8 @@ pub struct Transaction {
     time_limit: Option<Box<TimeLimit>>,
     /// Set if it begins after other transactions of its batch: those of items in flight at the same time on SQLite.
     queue: Option<Box<QueuePlace>>,
+    /// Set for the transaction of a batch.
+    open_batch: Option<OpenBatch>,
     /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
     /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip: once,
@@ -116,6 +118,7 @@ impl Transaction {
             condition: None,
             time_limit: None,
             queue: None,
+            open_batch: None,
             savepoint: None,
             stale_savepoint: AtomicBool::new(false),
             health: TxHealth::default(),
@@ -138,6 +141,12 @@ impl Transaction {
     /// Begins after the other transactions of this queue have ended.
     pub(crate) fn with_queue(mut self, queue: TxQueue) -> Self {
         self.queue = Some(Box::new(QueuePlace::new(queue)));
+        self
+    }
+
+    /// Counts as the transaction of a batch: on SQLite, others of its service do not wait long for the write lock until it has ended.
+    pub(crate) fn of_batch(mut self) -> Self {
+        self.open_batch = Some(OpenBatch::count(&self.cx));
         self
     }
 

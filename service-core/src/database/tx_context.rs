@@ -66,6 +66,23 @@ pub(super) struct Found {
     pub(super) is_read_committed: bool,
 }
 
+/// Counts the transaction of a batch while it is open.
+#[derive(Debug)]
+pub(super) struct OpenBatch(Arc<AtomicUsize>);
+
+impl OpenBatch {
+    pub(super) fn count(cx: &TxContext) -> Self {
+        cx.open_batches.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&cx.open_batches))
+    }
+}
+
+impl Drop for OpenBatch {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl TxContext {
     pub(crate) fn new(db: DatabaseConnection) -> Self {
         Self {

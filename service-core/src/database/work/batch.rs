@@ -6,14 +6,11 @@
 
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 
-use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::key_check;
@@ -39,7 +36,6 @@ pub struct Batch<E: EntityTrait> {
     tx: Option<Transaction>,
     unlent: Unlent<E>,
     pub(super) tally: Tally,
-    open: Option<OpenBatch>,
 }
 
 /// The rows that were not lent.
@@ -108,24 +104,6 @@ impl Tally {
     }
 }
 
-/// Counts a batch that holds SQLite's write lock.
-#[derive(Debug)]
-pub(crate) struct OpenBatch(Arc<AtomicUsize>);
-
-impl OpenBatch {
-    pub(crate) fn count(service_db: &ServiceDb) -> Self {
-        let open_batches = Arc::clone(&service_db.tx.open_batches);
-        open_batches.fetch_add(1, Ordering::Relaxed);
-        Self(open_batches)
-    }
-}
-
-impl Drop for OpenBatch {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// An [`Item`] that was lent by [`Batch::next`]. If it is dropped without being settled, it has failed (`not settled`).
 #[derive(Debug)]
 pub struct BatchItem<'a, E: EntityTrait> {
@@ -181,13 +159,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// A batch of leased rows, or one without rows.
     pub(crate) fn new(settler: Settler) -> Self {
         let unlent = Unlent { rows: Rows::new(), have_expired: false };
-        Self { current: None, settler, tx: None, unlent, tally: Tally::default(), open: None }
+        Self { current: None, settler, tx: None, unlent, tally: Tally::default() }
     }
 
     /// A batch that is one transaction, which has begun.
-    pub(crate) fn in_transaction(settler: Settler, tx: Transaction, open: OpenBatch) -> Self {
+    pub(crate) fn in_transaction(settler: Settler, tx: Transaction) -> Self {
         let mut batch = Self::new(settler);
-        (batch.tx, batch.open) = (Some(tx), Some(open));
+        batch.tx = Some(tx.of_batch());
         batch
     }
 

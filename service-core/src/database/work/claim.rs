@@ -15,7 +15,7 @@ use crate::database::direct::explained;
 use crate::database::error_kind::{ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
-use crate::database::work::batch::{Batch, OpenBatch};
+use crate::database::work::batch::Batch;
 use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
@@ -134,13 +134,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         let transaction = Transaction::lazy(&self.service_db.tx);
         let read = async {
             let tx = transaction.connection().await?;
-            let open = OpenBatch::count(&self.service_db);
             let now = self.service_db.clock.now();
             let rows = self.due_rows(tx, table, query, now, query.wanted.saturating_add(1)).await?;
             let evidence = self.evidence(tx, table, query, &rows, now).await?;
-            Ok((open, rows, evidence))
+            Ok((rows, evidence))
         };
-        let (open, rows, evidence) = match read.await {
+        let (rows, evidence) = match read.await {
             Ok(read) => read,
             Err(source) => {
                 // The next claim would skip rows that are still locked.
@@ -149,12 +148,11 @@ impl<E: WorkItem> ClaimRequest<E> {
             }
         };
         if rows.is_empty() {
-            drop(open);
             transaction.rollback().await?;
             return self.empty(table);
         }
         let settler = Settler::new(&self.service_db, table, None, query.wanted.min(rows.len() as u64));
-        let mut batch = Batch::in_transaction(settler, transaction, open);
+        let mut batch = Batch::in_transaction(settler, transaction);
         batch.take(rows, query.wanted, &evidence, 0).await?;
         Ok(batch)
     }
