@@ -827,6 +827,45 @@ async fn on_postgres_a_charge_that_the_database_does_not_support_blocks_no_claim
     }
 }
 
+/// A view whose triggers write into another table: SQLite counts no row as changed.
+#[tokio::test]
+async fn on_sqlite_a_row_of_a_view_loses_its_attempts() {
+    for each in [false, true] {
+        let bench = Bench::sqlite().await;
+        jobs(&bench.db, 3).await;
+        // On one connection, because others know an earlier schema until they read.
+        let view = "ALTER TABLE job RENAME TO row_of_job; CREATE VIEW job AS SELECT * FROM row_of_job; \
+                    CREATE TRIGGER job_update INSTEAD OF UPDATE ON job BEGIN UPDATE row_of_job SET status = NEW.status, \
+                    error_message = NEW.error_message, attempts = NEW.attempts, due = NEW.due, \
+                    updated_at = NEW.updated_at WHERE id = OLD.id; END";
+        execute(&bench, &[view]).await;
+        let service_db = service_db(&bench);
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            effect(tx, job.id).await?;
+            match job.id {
+                1 => Err(Error::msg("not yet")),
+                2 => Err(Error::fatal("hopeless")),
+                _ => Ok(()),
+            }
+        };
+        assert_eq!(run(&service_db, each, process).await.unwrap(), Outcome::processed(1).failed(2), "{each}");
+        assert_eq!(statuses(&bench.db).await, ["pending", "failed", "completed"], "{each}");
+        let row = crate::tables::job(&bench.db, 1).await;
+        assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("not yet")), "{each}");
+        assert_eq!(effects(&bench.db).await, [3], "{each}");
+        // A row in flight when its run ends.
+        execute(&bench, &["UPDATE row_of_job SET due = NULL WHERE id = 1"]).await;
+        let mut batch = match each {
+            true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
+            false => service_db.claim::<job::Entity>(1).await.unwrap(),
+        };
+        assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+        drop(batch);
+        service_db.settle(Some("it panicked")).await.unwrap();
+        assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 2, "{each}");
+    }
+}
+
 /// The same if the database refuses `failed` only at the commit.
 pub(crate) async fn a_row_whose_failure_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
     for each in [false, true] {

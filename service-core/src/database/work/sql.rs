@@ -371,10 +371,26 @@ impl TableSql {
         select
     }
 
+    /// The query that finds a row if it is as [`fail`](Self::fail) leaves it.
+    pub(crate) fn as_failed(&self, row: &RowRef, decision: RetryDecision) -> SelectStatement {
+        let mut select = match decision {
+            RetryDecision::Failed => return self.with_status(&row.key, FAILED),
+            RetryDecision::Again(_) => self.pending(&row.key),
+        };
+        if let Some(column) = &self.attempts {
+            select.and_where(Expr::col(column.clone()).eq(row.attempts.saturating_add(1)));
+        }
+        select
+    }
+
     /// The query that finds a row if it is pending.
     pub(crate) fn pending(&self, key: &ValueTuple) -> SelectStatement {
+        self.with_status(key, PENDING)
+    }
+
+    fn with_status(&self, key: &ValueTuple, status: &str) -> SelectStatement {
         let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
-        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+        select.and_where(self.has_status(status)).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
     /// The queries for those of the keys whose rows exist.

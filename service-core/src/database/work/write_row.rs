@@ -35,6 +35,8 @@ pub(crate) async fn write_failure(
     match try_messages(tx, message, update).await? {
         UpdateResult::Changed if decision == RetryDecision::Failed => unless_kept(tx, &table.pending(&row.key)).await,
         UpdateResult::Changed => Ok(Written::Done),
+        // SQLite does not count the rows that the triggers of a view change.
+        UpdateResult::Unchanged if finds(tx, &table.as_failed(row, decision)).await? => Ok(Written::Done),
         UpdateResult::Unchanged => match unless_kept(tx, &table.as_claimed(row)).await? {
             Written::Done => Ok(Written::Changed),
             refused => Ok(refused),
@@ -103,9 +105,12 @@ async fn try_messages<S: StatementBuilder>(
 
 /// Checks whether a trigger or a rule has kept the row pending, which causes no error: the query finds it then.
 async fn unless_kept(tx: &Transaction, still_pending: &SelectStatement) -> Result<Written, DbErr> {
-    let found = tx.connection().await?.query_one(still_pending).await?;
-    Ok(match found {
-        Some(_) => Written::Refused("an update leaves it pending: a trigger or a rule keeps it".to_owned()),
-        None => Written::Done,
+    Ok(match finds(tx, still_pending).await? {
+        true => Written::Refused("an update leaves it pending: a trigger or a rule keeps it".to_owned()),
+        false => Written::Done,
     })
+}
+
+async fn finds(tx: &Transaction, select: &SelectStatement) -> Result<bool, DbErr> {
+    Ok(tx.connection().await?.query_one(select).await?.is_some())
 }
