@@ -137,6 +137,7 @@ exercise! {
         only_the_row_that_does_not_fit_fails,
         a_row_without_a_value_that_the_framework_needs_is_left_as_it_is,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
+        a_row_that_fails_when_its_run_has_ended_is_a_warning,
         a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,
         a_new_trigger_that_writes_the_status_is_noticed,
         a_trigger_that_takes_a_failure_back_blocks_no_other,

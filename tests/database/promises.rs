@@ -827,6 +827,31 @@ async fn on_postgres_a_charge_that_the_database_does_not_support_blocks_no_claim
     }
 }
 
+/// The same warning as for an item that fails permanently in its run.
+pub(crate) async fn a_row_that_fails_when_its_run_has_ended_is_a_warning(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+            .await;
+        jobs(&bench.db, 1).await;
+        execute(&bench, &["UPDATE job SET attempts = 2"]).await;
+        let service_db = service_db(&bench);
+        let mut batch = match each {
+            true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
+            false => service_db.claim::<job::Entity>(1).await.unwrap(),
+        };
+        assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+        drop(batch);
+        let (log, _listening) = crate::log::Log::listen();
+        service_db.settle(Some("it panicked")).await.unwrap();
+        assert_eq!(statuses(&bench.db).await, ["failed"], "{each}");
+        let warnings = log.warnings();
+        assert_eq!(warnings.len(), 1, "{each}: {warnings:?}");
+        for part in ["an item failed permanently", "key=\"1\"", "attempt=3", "it panicked"] {
+            assert!(warnings[0].contains(part), "{each} {part}: {warnings:?}");
+        }
+    }
+}
+
 /// A view whose triggers write into another table: SQLite counts no row as changed.
 #[tokio::test]
 async fn on_sqlite_a_row_of_a_view_loses_its_attempts() {

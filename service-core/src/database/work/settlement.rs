@@ -7,6 +7,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
+use crate::database::work::settler::report_failed;
 use crate::database::work::sql::{RetryDecision, key_text};
 use crate::database::work::work_state::{Charge, LeftOut, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
@@ -171,7 +172,12 @@ impl ServiceDb {
             written = write_row::committed(tx.commit().await).map_err(database_error)?;
         }
         match written {
-            Written::Done if decision == RetryDecision::Failed => self.work.forget_losses(table, [&row.key]),
+            Written::Done if decision == RetryDecision::Failed => {
+                self.work.forget_losses(table, [&row.key]);
+                if is_ours {
+                    report_failed(&self.service_id, table, row, message);
+                }
+            }
             Written::Done | Written::Changed => {}
             Written::Refused(why) => {
                 let reason = format!("it failed ({message}), but its status cannot be written: {why}");

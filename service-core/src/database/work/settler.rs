@@ -96,6 +96,19 @@ pub(super) fn not_kept(tx: &Transaction, error: DbErr) -> Error {
     if tx.has_savepoint() { Error::from(error) } else { Error::new(IgnoredError(error)) }
 }
 
+/// Logs that a row is `failed` now.
+pub(super) fn report_failed(service_id: &str, table: &TableSql, row: &RowRef, error: &str) {
+    let (table, key, attempt) = (&table.name, key_text(&row.key), row.attempts.saturating_add(1));
+    crate::log::warn!(
+        service.id = service_id,
+        table,
+        key,
+        attempt,
+        error,
+        "an item failed permanently, its row is now `failed`"
+    );
+}
+
 impl Settler {
     pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {
         let (service_db, table) = (service_db.clone(), Arc::clone(table));
@@ -254,16 +267,7 @@ impl Settler {
         let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts.saturating_add(1));
         let service_id = &*self.service_db.service_id;
         match decision {
-            RetryDecision::Failed => {
-                crate::log::warn!(
-                    service.id = service_id,
-                    table,
-                    key,
-                    attempt,
-                    error,
-                    "an item failed permanently, its row is now `failed`"
-                );
-            }
+            RetryDecision::Failed => report_failed(service_id, &self.table, row, error),
             // A mistake of the program, also if a later attempt succeeds.
             RetryDecision::Again(at) if cause.find::<ItemPanicked>().is_some() => {
                 crate::log::warn!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item panicked and will be tried again");
