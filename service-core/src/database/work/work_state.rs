@@ -37,6 +37,8 @@ const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
 /// The maximum number of rows of a table that are left out. With more of them, the table is the problem.
 const MOST_SET_ASIDE: usize = 200;
+/// The maximum number of rows of a table with one key column that are left out because they wait for a while.
+const MOST_WAITING: usize = 5_000;
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -471,9 +473,11 @@ impl WorkState {
             let waits = |row: &SetAside| matches!(row.why, LeftOut::TimedOut(_) | LeftOut::Conflict(_));
             let (mut waiting, mut left_out): (Vec<_>, Vec<_>) = state.set_aside.values().partition(|row| waits(row));
             waiting.sort_by_key(|row| Reverse(row.until));
-            waiting.truncate(MOST_SET_ASIDE.saturating_sub(left_out.len()));
+            let most = if table.key_columns().len() == 1 { MOST_WAITING } else { MOST_SET_ASIDE };
+            waiting.truncate(most.saturating_sub(left_out.len()));
+            let are_few = left_out.len() <= MOST_SET_ASIDE;
             left_out.append(&mut waiting);
-            (left_out.len() <= MOST_SET_ASIDE).then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
+            are_few.then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
         })
     }
 

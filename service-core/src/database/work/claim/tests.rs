@@ -102,6 +102,21 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
 }
 
 #[test]
+fn rows_that_wait_are_left_out_although_they_are_many() {
+    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
+    let leave_out = |ids: std::ops::Range<i64>, why| {
+        for id in ids {
+            work.set_aside(&table, &ValueTuple::One(id.into()), "a conflict".to_owned(), why);
+        }
+    };
+    leave_out(0..3_000, LeftOut::Conflict(Duration::from_secs(60)));
+    leave_out(3_000..3_200, LeftOut::Unwritable);
+    assert_eq!(work.left_out(&table).map(|keys| keys.len()), Some(3_200));
+    leave_out(3_200..3_201, LeftOut::Unwritable);
+    assert_eq!(work.left_out(&table), None, "they are to be corrected");
+}
+
+#[test]
 fn rows_whose_key_cannot_be_read_are_among_those_that_are_left_out() {
     let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
     let shown = || work.set_aside_rows().into_iter().map(|rows| (rows.count, rows.key, rows.reason)).next();
