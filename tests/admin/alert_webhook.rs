@@ -107,7 +107,8 @@ async fn a_failure_is_sent_once_although_the_receiver_fails_first_and_its_end_is
     switched.switch(false);
     site.services.get("mail").unwrap().reset().await.unwrap();
     receiver.expect(&[("failed", "mail"), ("recovered", "mail")]).await;
-    assert!(site.get("/metrics").await.body.contains("service_alerts_total{result=\"delivered\"} 2"));
+    // It counts when the answer has arrived.
+    eventually(async || site.get("/metrics").await.body.contains("service_alerts_total{result=\"delivered\"} 2")).await;
     site.services.shutdown().await.unwrap();
     assert_eq!(receiver.events().len(), 2);
 }

@@ -285,16 +285,6 @@ fn a_blocking_run_does_not_keep_the_process_after_a_shutdown_that_the_program_be
 }
 
 #[test]
-fn a_blocking_run_does_not_keep_the_process_that_waits_for_the_end_of_the_shutdown() {
-    let mut child = Child::start("stuck_closed", &[]);
-    child.says("stuck: run");
-    child.signal("TERM");
-    let ended = child.ends();
-    ended.logs(&["ERROR", "ending the process"]);
-    assert_eq!(ended.logged.matches("the process ends in 3 s").count(), 1, "{}", ended.logged);
-}
-
-#[test]
 fn a_blocking_run_does_not_end_the_process_while_another_registry_runs() {
     let mut child = Child::start("stuck_beside", &[]);
     child.says("stuck: run");

@@ -124,7 +124,7 @@ async fn run(what: String) -> Result<()> {
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
         }
-        "stuck" | "stuck_by_itself" | "stuck_closed" | "stuck_beside" => {
+        "stuck" | "stuck_by_itself" | "stuck_beside" => {
             builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200))
         }
         "starting" => builder
@@ -178,7 +178,6 @@ async fn run(what: String) -> Result<()> {
             println!("main: the services are over");
             std::future::pending().await
         }
-        "stuck_closed" => services.closed().await,
         "stuck_beside" => {
             let other = ServiceRegistry::builder().without_discovered().service("other", loud("other", Run::Ends));
             let other = other.build().await?;

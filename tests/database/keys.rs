@@ -362,6 +362,25 @@ async fn on_sqlite_rows_whose_key_cannot_be_read_starve_no_other_and_fail_no_run
     }
 }
 
+/// A claim would read all of them, however many they are.
+#[tokio::test]
+async fn on_sqlite_hundreds_of_rows_whose_key_cannot_be_read_fail_the_run() {
+    let bench = Bench::sqlite().await;
+    create(&bench.db, ticket::Entity).await;
+    let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 201) \
+                  INSERT INTO ticket SELECT 'ticket ' || n, 'pending', '' FROM n";
+    bench.db.execute_unprepared(insert).await.unwrap();
+    let service_db = service_db(&bench);
+    for each in [false, true] {
+        let error = run::<ticket::Entity>(&service_db, each, false).await.unwrap_err();
+        assert!(format!("{error:#}").contains("more than 200 due rows have a key that cannot be read"), "{error:#}");
+    }
+    bench.db.execute_unprepared("DELETE FROM ticket WHERE id > 'ticket 2'").await.unwrap();
+    for each in [false, true] {
+        assert_eq!(run::<ticket::Entity>(&service_db, each, false).await.unwrap(), Outcome::idle(), "{each}");
+    }
+}
+
 /// SQLite accepts NULL in most primary keys. No statement finds such a row.
 #[tokio::test]
 async fn on_sqlite_rows_without_a_key_take_no_places_of_a_claim() {

@@ -159,6 +159,7 @@ exercise! {
     refusals:
         completed_rows_that_must_not_change_prove_nothing,
         a_table_that_refuses_for_the_second_time_costs_no_attempt,
+        an_old_row_that_violates_a_new_rule_protects_no_other,
         a_refused_row_fails_one_run_and_two_fail_each_run,
         after_a_refused_completion_no_further_row_is_lent;
     messages:

@@ -97,6 +97,26 @@ pub(crate) async fn a_table_that_refuses_for_the_second_time_costs_no_attempt(be
     }
 }
 
+/// A completed row may violate a rule that was added later. It must not protect a new row that does, too.
+pub(crate) async fn an_old_row_that_violates_a_new_rule_protects_no_other(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &RESET).await;
+        jobs(&bench.db, 1).await;
+        let service_db = service_db(&bench);
+        assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(1));
+        before_update(&bench, "rule", "NEW.status = 'completed' AND NEW.id <= 2", "P0001").await;
+        more_jobs(&bench.db, 2..=2).await;
+        run(&service_db, each, work_well).await.unwrap_err();
+        more_jobs(&bench.db, 3..=3).await;
+        assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(1), "{each}");
+        for _ in 0..4 {
+            let _ = run(&service_db, each, work_well).await;
+        }
+        let attempts = (job(&bench.db, 2).await.attempts, job(&bench.db, 3).await.attempts);
+        assert_eq!(attempts, (1, 1), "{each}");
+    }
+}
+
 /// The trial of a completion meets a limit on the time of statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_a_trial_that_takes_too_long_costs_no_attempt() {

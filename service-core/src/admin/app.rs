@@ -208,12 +208,14 @@ impl App {
         let Some(store) = self.store() else { return Ok(AuditRead { entries: found, missing: None }) };
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
         let shared = self.clone();
+        // Before the limit of the read.
+        let deadline = Instant::now() + READ_TIMEOUT * 3 / 4;
         let read = async move {
             let read = store.audit(&page).await;
             // The database answers again.
             if read.is_ok() {
-                // If it refuses them, they stay in memory, and are in the answer.
-                let _ = shared.write_audit(&*store, Instant::now() + AUDIT_TIMEOUT).await;
+                // If it does not take them, they stay in memory, and are in the answer.
+                let _ = shared.write_audit(&*store, deadline).await;
             }
             read
         };

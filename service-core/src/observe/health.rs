@@ -418,7 +418,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
         let status = if stuck { Unhealthy } else { Degraded };
         return Some((status, format!("overdue by {}: {}", humanize::long(overdue), current_run(snapshot, now))));
     }
-    let status = if going > limit + HUNG_AFTER { Unhealthy } else { Degraded };
+    let status = if going > limit.saturating_add(HUNG_AFTER) { Unhealthy } else { Degraded };
     stuck.then(|| (status, format!("stuck: {}", current_run(snapshot, now))))
 }
 

@@ -1,11 +1,10 @@
 //! All registries of the process.
 //!
-//! What ends the process, or speaks for it, asks whether the services of another registry still run.
+//! Before a forced exit, and before systemd is notified of a stop, the services of the other registries are checked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
-use crate::registry::session::Session;
 
 static ALL: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
 
@@ -25,11 +24,11 @@ pub(super) fn registries() -> Vec<ServiceRegistry> {
     all().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
 }
 
-/// Whether services of a registry other than `this` run, and its session is as required.
-pub(super) fn another_runs(this: &ServiceRegistry, session_is: impl Fn(&Session) -> bool) -> bool {
+/// Whether services of another registry than `this` run, of those that `counts`.
+pub(super) fn another_runs(this: &ServiceRegistry, counts: impl Fn(&ServiceRegistry) -> bool) -> bool {
     let runs = |other: &ServiceRegistry| {
         other.inner.services.all().iter().any(|service| service.inner.lock().status.is_running())
     };
     let mut others = registries().into_iter().filter(|other| !Arc::ptr_eq(&other.inner, &this.inner));
-    others.any(|other| session_is(&other.session()) && runs(&other))
+    others.any(|other| counts(&other) && runs(&other))
 }

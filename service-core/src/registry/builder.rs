@@ -379,6 +379,7 @@ impl RegistryBuilder {
             home: Home::default(),
             session: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
+            without_systemd: self.without_systemd,
             listens: AtomicBool::new(false),
         });
         all::add(&inner);

@@ -136,7 +136,8 @@ impl ServiceRegistry {
         if !other_ids && !changes.iter().any(Change::depends_otherwise) {
             return Vec::new();
         }
-        // If a registration makes another number of services, one of today's stands for all. The first may have been unregistered.
+        // If a registration makes another number of services, one of the present ones represents it. The first may have been
+        // unregistered.
         let mut counted = HashSet::new();
         let after_restart: Vec<AfterRestart<'_>> = changes
             .iter()

@@ -57,9 +57,7 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
         let session = single.services.session();
         let started = signals::first(single.over(), single.services.stopping()).await;
         let result = single.services.shutdown().await.and(started.unwrap_or(Ok(())));
-        if !session.is_closed_by_signal() {
-            signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
-        }
+        signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
         result
     }
 }

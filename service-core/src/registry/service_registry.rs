@@ -56,6 +56,8 @@ pub(crate) struct RegistryInner {
     pub(super) session: Mutex<Arc<Session>>,
     /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
     pub(super) reloading: tokio::sync::Mutex<Reported>,
+    /// It does not notify systemd.
+    pub(super) without_systemd: bool,
     /// Signals shut it down.
     pub(super) listens: AtomicBool,
 }

@@ -28,8 +28,6 @@ struct State {
     phase: Phase,
     /// When the shutdown began.
     closing_since: Option<Instant>,
-    /// A signal began it.
-    by_signal: bool,
     start: Start,
     /// The first signal, and when it arrived.
     signalled: Option<(&'static str, Instant)>,
@@ -57,13 +55,12 @@ enum Phase {
 
 impl Session {
     /// Begins the shutdown. Returns `false` if it had begun already.
-    pub(crate) fn close(&self, by_signal: bool) -> bool {
+    pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();
         let begins = matches!(state.phase, Phase::Open);
         if begins {
             state.phase = Phase::Closing;
             state.closing_since = Some(Instant::now());
-            state.by_signal = by_signal;
             self.changed.notify_waiters();
         }
         begins
@@ -134,11 +131,6 @@ impl Session {
 
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.lock().phase, Phase::Closed(_))
-    }
-
-    /// Whether a shutdown that a signal began has finished.
-    pub(crate) fn is_closed_by_signal(&self) -> bool {
-        self.is_closed() && self.lock().by_signal
     }
 
     /// Records a signal. Returns when the first signal of this session arrived, if this is not the first.
@@ -225,12 +217,12 @@ mod tests {
     fn only_the_first_of_several_calls_begins_the_shutdown() {
         let session = Session::default();
         assert!(session.is_open());
-        assert!(session.close(false));
-        assert!(!session.close(false));
+        assert!(session.close());
+        assert!(!session.close());
         assert!(!session.is_open() && !session.is_closed());
         session.finish(Ok(()));
         assert!(session.is_closed());
-        assert!(!session.close(false));
+        assert!(!session.close());
     }
 
     #[test]
@@ -239,7 +231,7 @@ mod tests {
         let (mut closing, mut before) = (pin!(session.closing()), pin!(session.closed()));
         assert!(poll(closing.as_mut()).is_pending());
         assert!(poll(before.as_mut()).is_pending());
-        session.close(false);
+        session.close();
         assert!(poll(closing).is_ready());
         assert!(poll(before.as_mut()).is_pending());
         session.finish(Err(Error::msg("one has failed")));
@@ -256,7 +248,7 @@ mod tests {
         let mut signalled = pin!(session.signalled());
         assert!(poll(signalled.as_mut()).is_pending());
         // A change that does not concern this waiter.
-        session.close(false);
+        session.close();
         assert!(poll(signalled.as_mut()).is_pending());
         assert_eq!(session.signal("SIGTERM"), None);
         assert!(poll(signalled).is_ready());

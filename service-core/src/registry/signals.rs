@@ -43,10 +43,7 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
     let session = registry.session();
     let result = registry.closed().await;
-    // After a shutdown that a signal began, this is done already.
-    if !session.is_closed_by_signal() {
-        exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
-    }
+    exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
     result
 }
 
@@ -68,7 +65,13 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
     if shared.blocking.load(Ordering::SeqCst) == 0 {
         return;
     }
-    warn!("blocking code of a service has not returned; the process ends in {} s without it", EXIT_GRACE.as_secs());
+    // The services of another registry are to be shut down first.
+    let waits = |registry: &ServiceRegistry| all::another_runs(registry, |other| !other.session().is_closed());
+    let then = if waits(&registry) { ", when the services of all registries have stopped" } else { "" };
+    warn!(
+        "blocking code of a service has not returned; the process ends in {} s without it{then}",
+        EXIT_GRACE.as_secs()
+    );
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(EXIT_GRACE);
@@ -76,8 +79,7 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
             if shared.blocking.load(Ordering::SeqCst) == 0 || is_started_again {
                 return;
             }
-            // The services of another registry are to be shut down first.
-            if !all::another_runs(&registry, |session| !session.is_closed()) {
+            if !waits(&registry) {
                 error!("blocking code of a service does not return: ending the process without it");
                 std::process::exit(status);
             }

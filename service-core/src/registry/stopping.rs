@@ -104,7 +104,7 @@ impl ServiceRegistry {
     pub(super) fn shut_down_by_signal(&self, signal: &str) {
         // Logged first, because the process may end soon after the shutdown has begun.
         info!("{signal}: stopping all services; a second signal ends the process at once");
-        self.close(true);
+        self.begin_shutdown();
     }
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)
@@ -114,7 +114,7 @@ impl ServiceRegistry {
     /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
     /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before that
     /// ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait for it
-    /// without end; so the process is ended three seconds after the shutdown, unless another registry of the process still runs.
+    /// without end; so the process is ended three seconds after the shutdown, or when the services of all other registries have stopped.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.
@@ -124,16 +124,12 @@ impl ServiceRegistry {
 
     /// Begins a shutdown, as a task of its own. Returns `false` if one has begun already.
     pub(crate) fn begin_shutdown(&self) -> bool {
-        self.close(false)
-    }
-
-    fn close(&self, by_signal: bool) -> bool {
         let session = self.session();
-        if !session.close(by_signal) {
+        if !session.close() {
             return false;
         }
-        // Another registry may go on.
-        if !all::another_runs(self, Session::is_open) {
+        let goes_on = |other: &ServiceRegistry| !other.inner.without_systemd && other.session().is_open();
+        if !all::another_runs(self, goes_on) {
             self.announce(Phase::Stopping);
         }
         let (registry, unfinished) = (self.clone(), Unfinished(session.clone()));
@@ -150,13 +146,7 @@ impl ServiceRegistry {
             // The database may hang.
             let _ = tokio::time::timeout_at(deadline.max(later(Instant::now(), LAST_GRACE)), inform_others).await;
             registry.stop_companions().await;
-            let result = registry.shutdown_result(all);
-            let status = i32::from(result.is_err());
-            unfinished.0.finish(result);
-            if by_signal {
-                // The signal ends the program, whatever its code waits for.
-                signals::exit_in_spite_of_blocking_code(&registry, unfinished.0.clone(), status);
-            }
+            unfinished.0.finish(registry.shutdown_result(all));
         };
         // Before the first start there is no runtime of the services, and this caller's must not become it.
         match self.inner.home.current().map_or_else(Handle::try_current, Ok) {

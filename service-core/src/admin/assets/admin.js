@@ -93,13 +93,18 @@ function showRows(page, requested) {
 async function refreshRows(ids) {
   for (let at = 0; at < ids.length; at += 100) {
     const part = ids.slice(at, at + 100);
-    showRows(await fetchPage(`${root}ui/services?rows=${part.join(",")}`), part);
+    const page = await fetchPage(`${root}ui/services?rows=${part.join(",")}`);
+    // A proxy may answer with a page of its own, which has a title.
+    if (page.title) throw new Error("another page");
+    showRows(page, part);
   }
 }
 
 async function refreshList() {
   const shown = Array.from(rows.children, (row) => row.dataset.id);
-  showRows(await fetchPage(`${root}ui/services`), shown);
+  const page = await fetchPage(`${root}ui/services`);
+  if (!page.getElementById("rows")) throw new Error("another page");
+  showRows(page, shown);
 }
 
 // ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────

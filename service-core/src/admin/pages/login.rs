@@ -42,8 +42,9 @@ pub(crate) fn refused(app: &App, request: &Request) -> Response {
 /// Returns the page that follows a login: this one if it is one of ours, as a path relative to that of the login.
 fn next_page(wanted: &str) -> &str {
     let path = wanted.split('?').next().unwrap_or_default();
-    // No segment is empty, or leads upwards: `..`, also as `%2e%2e`.
-    let leads_down = !path.contains("//") && !path.contains('.') && !path.to_ascii_lowercase().contains("%2e");
+    // No segment is empty, or leads upwards.
+    let leads_down =
+        path.split('/').all(|segment| !matches!(&*segment.replace("%2e", ".").replace("%2E", "."), "" | "." | ".."));
     let is_plain = wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if wanted.starts_with("ui/") && leads_down && is_plain { wanted } else { FIRST }
 }

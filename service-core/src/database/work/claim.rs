@@ -21,12 +21,13 @@ use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
 use crate::database::work::row::{
-    ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_of, read, report_unreadable_key,
+    ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_columns, key_in, key_of, read,
+    report_unreadable_key,
 };
 use crate::database::work::settler::Settler;
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
-use crate::database::work::work_state::LeftOut;
+use crate::database::work::work_state::{LeftOut, MOST_SET_ASIDE};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -159,6 +160,9 @@ impl<E: WorkItem> ClaimRequest<E> {
 
     /// Reads at most `limit` due rows whose key can be read, and leaves out the others, so that these take no places of a claim. An
     /// error that does not depend on the value is left to the caller.
+    ///
+    /// # Errors
+    /// More than 200 due rows have such a key: all of them would be read, and on PostgreSQL locked, by each claim.
     async fn due_rows(
         &self,
         tx: &impl ConnectionTrait,
@@ -168,13 +172,13 @@ impl<E: WorkItem> ClaimRequest<E> {
         limit: u64,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
         let ServiceDb { work, service_id, .. } = &self.service_db;
-        let mut left_out = work.unreadable_keys(table);
+        let (mut left_out, columns) = (work.unreadable_keys(table), key_columns::<E>());
         loop {
             let reach = limit.saturating_add(left_out);
             let mut rows = tx.query_all_raw(query.due.statement(now, reach)).await?;
             self.note_triggers(table, &rows);
             let (read, mut unreadable) = (rows.len() as u64, None);
-            rows.retain(|row| match key_of::<E>(row) {
+            rows.retain(|row| match key_in::<E>(row, &columns) {
                 Err(error) if table.backend != DbBackend::Postgres || !is_type_mismatch(&error) => {
                     unreadable = Some(error);
                     false
@@ -185,6 +189,10 @@ impl<E: WorkItem> ClaimRequest<E> {
             work.keys_were_read(table, found, unreadable.as_ref());
             if let Some(error) = &unreadable {
                 report_unreadable_key(work, service_id, table, error);
+                if found > MOST_SET_ASIDE as u64 {
+                    let why = format!("more than {MOST_SET_ASIDE} due rows have a key that cannot be read: {error}");
+                    return Err(DbErr::Type(why));
+                }
             }
             if rows.len() as u64 >= limit || read < reach {
                 rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -246,7 +254,12 @@ impl<E: WorkItem> ClaimRequest<E> {
                 let error = Error::new(ClaimError { table: table.name.clone(), source });
                 if self.is_worth_a_retry(table, query, &error) { Ok(self.finds_keys(query).await?) } else { Err(error) }
             }
-            Ok(found) => Ok(found),
+            Ok(found) => {
+                if !found && self.filter.is_empty() {
+                    self.service_db.work.keys_were_read(table, 0, None);
+                }
+                Ok(found)
+            }
         }
     }
 

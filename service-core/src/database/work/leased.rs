@@ -139,7 +139,7 @@ impl Settler {
     }
 
     pub(super) fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
-        self.service_db.work.committed(&self.table, true, false);
+        self.service_db.work.committed(&self.table, Some(&item.row.key), false);
         self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Completed

@@ -52,10 +52,19 @@ pub(crate) struct CompletionRefused {
     pub(crate) reason: String,
 }
 
+/// The names of the key columns, as [`key_in`] takes them.
+pub(crate) fn key_columns<E: EntityTrait>() -> Vec<String> {
+    E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect()
+}
+
 /// Reads the key of a row, even if the other columns cannot be read.
 pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
-    let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
-    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
+    key_in::<E>(row, &key_columns::<E>())
+}
+
+/// As [`key_of`], for many rows.
+pub(crate) fn key_in<E: EntityTrait>(row: &QueryResult, columns: &[String]) -> std::result::Result<ValueTuple, DbErr> {
+    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", columns).map_err(DbErr::from)?;
     Ok(key.into_value_tuple())
 }
 

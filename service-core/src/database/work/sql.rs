@@ -410,11 +410,14 @@ impl TableSql {
     }
 
     /// The query for the key of one completed row. On PostgreSQL it locks the row, and skips those that are locked.
-    pub(crate) fn one_completed<E: EntityTrait>(&self) -> SelectStatement {
+    pub(crate) fn one_completed<E: EntityTrait>(&self, only: Option<&ValueTuple>) -> SelectStatement {
         let key = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let mut select = Query::select().exprs(key).from(self.table.clone()).to_owned();
         if self.backend == DbBackend::Postgres {
             select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        }
+        if let Some(key) = only {
+            select.cond_where(self.is_key(key));
         }
         select.and_where(self.has_status(COMPLETED)).limit(1).to_owned()
     }
@@ -462,6 +465,12 @@ impl TableSql {
         }
         list.push('}');
         Some(Expr::val(list).cast_as(Alias::new("bigint[]")))
+    }
+
+    /// Whether a condition for many keys such as this one has one parameter.
+    pub(crate) fn has_arrays_of(&self, key: &ValueTuple) -> bool {
+        let two = [key.clone(), key.clone()];
+        matches!(self.keys.as_slice(), [(_, save_as)] if self.as_array(&two, save_as).is_some())
     }
 
     fn any_of(&self, keys: &[ValueTuple]) -> Condition {

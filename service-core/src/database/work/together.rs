@@ -242,7 +242,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
         match tx.commit().await {
             Ok(()) => {
-                service_db.work.committed(table, self.tally.processed > 0, again);
+                service_db.work.committed(table, self.tally.done.last().map(|row| &row.key), again);
                 service_db.work.forget_losses(table, self.tally.done.iter().map(|row| &row.key));
                 Ok(())
             }

@@ -36,9 +36,9 @@ const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
 /// The same if its item meets conflicts with other transactions, at first.
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
 /// The maximum number of rows of a table that are left out. With more of them, the table is the problem.
-const MOST_SET_ASIDE: usize = 200;
-/// The maximum number of rows of a table with one key column that are left out because they wait for a while.
-const MOST_WAITING: usize = 5_000;
+pub(crate) const MOST_SET_ASIDE: usize = 200;
+/// The maximum number of rows that are left out because they wait for a while, if one parameter has all their keys.
+const MOST_POSTPONED: usize = 5_000;
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -82,6 +82,8 @@ struct TableState {
     claim_index: Option<String>,
     /// Rows that the table refused to complete before it completed others.
     refused_alone: BTreeSet<String>,
+    /// The last row that was completed while there were some.
+    completed_beside: Option<ValueTuple>,
     /// The last row that could not be read was compared with rows of any status, and no row was read since.
     doubts_rows: bool,
     set_aside: BTreeMap<String, SetAside>,
@@ -333,11 +335,11 @@ impl WorkState {
         is_cause
     }
 
-    /// Records a batch that has committed.
-    pub(crate) fn committed(&self, table: &TableSql, completed: bool, more: bool) {
+    /// Records a batch that has committed, and one of the rows that it has completed.
+    pub(crate) fn committed(&self, table: &TableSql, completed: Option<&ValueTuple>, more: bool) {
         self.with_table(table, |state| {
             (state.losses, state.more) = (0, more);
-            if completed {
+            if let Some(completed) = completed {
                 state.completions += 1;
                 let stays = |why| matches!(why, LeftOut::Unwritable | LeftOut::Conflict(_));
                 let back = state.set_aside.extract_if(.., |_, row| !stays(row.why));
@@ -346,8 +348,14 @@ impl WorkState {
                     state.refused_alone.clear();
                 }
                 state.refused_alone.extend(refused);
+                state.completed_beside = (!state.refused_alone.is_empty()).then(|| completed.clone());
             }
         });
+    }
+
+    /// A row that the table has completed after it had refused others.
+    pub(crate) fn completed_beside(&self, table: &TableSql) -> Option<ValueTuple> {
+        self.with_table(table, |state| state.completed_beside.clone())
     }
 
     /// Whether the row was refused before, and the table has completed others since. The next call returns false.
@@ -473,7 +481,9 @@ impl WorkState {
             let waits = |row: &SetAside| matches!(row.why, LeftOut::TimedOut(_) | LeftOut::Conflict(_));
             let (mut waiting, mut left_out): (Vec<_>, Vec<_>) = state.set_aside.values().partition(|row| waits(row));
             waiting.sort_by_key(|row| Reverse(row.until));
-            let most = if table.key_columns().len() == 1 { MOST_WAITING } else { MOST_SET_ASIDE };
+            // Otherwise each number of keys is a statement of its own, which every connection keeps.
+            let is_one_parameter = waiting.first().is_some_and(|row| table.has_arrays_of(&row.key));
+            let most = if is_one_parameter { MOST_POSTPONED } else { MOST_SET_ASIDE };
             waiting.truncate(most.saturating_sub(left_out.len()));
             let are_few = left_out.len() <= MOST_SET_ASIDE;
             left_out.append(&mut waiting);

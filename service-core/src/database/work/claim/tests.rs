@@ -103,7 +103,7 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
 
 #[test]
 fn rows_that_wait_are_left_out_although_they_are_many() {
-    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
+    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Postgres, Backoff::default()));
     let leave_out = |ids: std::ops::Range<i64>, why| {
         for id in ids {
             work.set_aside(&table, &ValueTuple::One(id.into()), "a conflict".to_owned(), why);
