@@ -159,6 +159,16 @@ fn systemd_learns_nothing_of_a_service_that_is_a_task_of_the_program() {
 }
 
 #[test]
+fn systemd_learns_of_the_stop_also_if_a_task_of_the_program_goes_on() {
+    let systemd = Systemd::new();
+    let mut child = systemd.start("beside_task", &[]);
+    child.says("main: both run");
+    child.signal("TERM");
+    systemd.until("STOPPING=1");
+    assert_eq!(child.ends().status.code(), Some(0));
+}
+
+#[test]
 fn a_socket_that_is_gone_does_no_harm() {
     let mut child = Child::start("drain", &[("NOTIFY_SOCKET", "/nowhere/notify")]);
     child.says("worker: run 1");

@@ -131,7 +131,8 @@ async fn run(what: String) -> Result<()> {
             .service_of::<NeverBuilt>("never_built")
             .service("steady", loud("steady", Run::Ends))
             .shutdown_timeout(Duration::from_millis(500)),
-        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" | "over_by_signal" | "early_signal" | "two" => {
+        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" | "over_by_signal" | "beside_task"
+        | "early_signal" | "two" => {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
@@ -177,6 +178,16 @@ async fn run(what: String) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(1500)).await;
             println!("main: the services are over");
             std::future::pending().await
+        }
+        "beside_task" => {
+            let token = tokio_util::sync::CancellationToken::new();
+            let task = tokio::spawn(service_core::run_until(loud("single", Run::Ends), token.clone()));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            println!("main: both run");
+            let ended = services.until_shutdown().await;
+            token.cancel();
+            drop(task.await);
+            ended
         }
         "stuck_beside" => {
             let other = ServiceRegistry::builder().without_discovered().service("other", loud("other", Run::Ends));
