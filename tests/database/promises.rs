@@ -795,6 +795,15 @@ pub(crate) async fn jobs_that_cannot_fail(bench: &Bench, count: i64) {
     crate::tables::more_jobs(&bench.db, 1..=count).await;
 }
 
+/// Claims row 1, and ends while its item is in flight.
+async fn leave_in_flight(service_db: &ServiceDb, each: bool) {
+    let mut batch = match each {
+        true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
+        false => service_db.claim::<job::Entity>(1).await.unwrap(),
+    };
+    assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+}
+
 /// The charge of a row in flight always fails, although the database is there: the other rows are claimed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_a_charge_that_the_database_does_not_support_blocks_no_claim() {
@@ -812,12 +821,7 @@ async fn on_postgres_a_charge_that_the_database_does_not_support_blocks_no_claim
                            WHEN (OLD.id = 1 AND NEW.attempts > 0 AND NEW.status <> 'completed') EXECUTE FUNCTION broken()";
             execute(&bench, &[&function, trigger]).await;
             let service_db = service_db(&bench);
-            let mut batch = match each {
-                true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
-                false => service_db.claim::<job::Entity>(1).await.unwrap(),
-            };
-            assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
-            drop(batch);
+            leave_in_flight(&service_db, each).await;
             service_db.settle(Some("it panicked")).await.unwrap();
             for _ in 0..3 {
                 let _ = run(&service_db, each, work_well).await.unwrap();
@@ -835,12 +839,7 @@ pub(crate) async fn a_row_that_fails_when_its_run_has_ended_is_a_warning(bench: 
         jobs(&bench.db, 1).await;
         execute(&bench, &["UPDATE job SET attempts = 2"]).await;
         let service_db = service_db(&bench);
-        let mut batch = match each {
-            true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
-            false => service_db.claim::<job::Entity>(1).await.unwrap(),
-        };
-        assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
-        drop(batch);
+        leave_in_flight(&service_db, each).await;
         let (log, _listening) = crate::log::Log::listen();
         service_db.settle(Some("it panicked")).await.unwrap();
         assert_eq!(statuses(&bench.db).await, ["failed"], "{each}");
@@ -880,12 +879,7 @@ async fn on_sqlite_a_row_of_a_view_loses_its_attempts() {
         assert_eq!(effects(&bench.db).await, [3], "{each}");
         // A row in flight when its run ends.
         execute(&bench, &["UPDATE row_of_job SET due = NULL WHERE id = 1"]).await;
-        let mut batch = match each {
-            true => service_db.claim_each::<job::Entity>(1).await.unwrap(),
-            false => service_db.claim::<job::Entity>(1).await.unwrap(),
-        };
-        assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
-        drop(batch);
+        leave_in_flight(&service_db, each).await;
         service_db.settle(Some("it panicked")).await.unwrap();
         assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 2, "{each}");
     }

@@ -320,10 +320,11 @@ impl Settler {
         // An old row may violate a constraint that was added later, and is checked for changed rows only.
         let recent = self.service_db.work.completed_beside(&self.table);
         let mut row = None;
-        for only in recent.as_ref().map(Some).into_iter().chain([None]) {
-            if row.is_none() {
-                row = connection.query_one(&self.table.one_completed::<E>(only)).await?;
-            }
+        if recent.is_some() {
+            row = connection.query_one(&self.table.one_completed::<E>(recent.as_ref())).await?;
+        }
+        if row.is_none() {
+            row = connection.query_one(&self.table.one_completed::<E>(None)).await?;
         }
         let Some(row) = row else { return Ok(Trial::Unknown) };
         let key = key_of::<E>(&row)?;
