@@ -286,6 +286,17 @@ impl MonitoredTx {
         self.presence.as_ref().map_or(Ok(()), |presence| presence.monitor.check())
     }
 
+    /// As those of the trait, without a boxed future: they are called for each row.
+    pub(crate) async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let _in_flight = self.statement().await?;
+        self.tx.execute_raw(statement).await
+    }
+
+    pub(crate) async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let _in_flight = self.statement().await?;
+        self.tx.execute_unprepared(sql).await
+    }
+
     async fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
         self.check()?;
         let Some(presence) = &self.presence else { return Ok(None) };
@@ -302,13 +313,11 @@ impl ConnectionTrait for MonitoredTx {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement().await?;
-        self.tx.execute_raw(statement).await
+        Self::execute_raw(self, statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement().await?;
-        self.tx.execute_unprepared(sql).await
+        Self::execute_unprepared(self, sql).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {

@@ -453,15 +453,16 @@ impl TableSql {
 
     /// Integer keys as one array for PostgreSQL, so that the statement is the same for any number of keys and is prepared once.
     fn as_array(&self, keys: &[ValueTuple], save_as: &SaveAs) -> Option<Expr> {
-        if self.backend != DbBackend::Postgres || keys.len() < 2 {
+        let [ValueTuple::One(first), _, ..] = keys else { return None };
+        // A column may have a cast of its own.
+        if self.backend != DbBackend::Postgres || !matches!(save_as(first.clone()), Expr::Value(_)) {
             return None;
         }
         let mut list = String::from("{");
-        for value in keys.iter().flat_map(|key| key.clone()) {
-            // A column may have a cast of its own.
-            let Expr::Value(value) = save_as(value) else { return None };
+        for key in keys {
+            let ValueTuple::One(value) = key else { return None };
             let separator = if list.len() > 1 { "," } else { "" };
-            write!(list, "{separator}{}", as_integer(&value)?).ok()?;
+            write!(list, "{separator}{}", as_integer(value)?).ok()?;
         }
         list.push('}');
         Some(Expr::val(list).cast_as(Alias::new("bigint[]")))
