@@ -33,6 +33,7 @@ mod store;
 mod test_bed;
 pub(crate) mod transaction;
 pub(crate) mod tx_context;
+mod tx_health;
 mod tx_limits;
 mod uncancelled;
 mod wake;

@@ -24,6 +24,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::fence::Refusal;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenBatch, OpenTransaction, TxContext, uncut};
+use crate::database::tx_health::TxHealth;
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::{savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
@@ -48,6 +49,7 @@ pub struct Transaction {
     cx: TxContext,
     backend: DbBackend,
     tx: OnceCell<OpenTransaction>,
+    // The next three are only for leased items. Boxed, since each item of a batch is as large as this.
     /// A query that must find a row when the transaction begins: the row of a leased item, if it is still pending.
     condition: Option<Box<Statement>>,
     /// The time limit of a leased item.
@@ -73,29 +75,22 @@ struct Notifications {
     kept: usize,
 }
 
-/// What is known about a transaction from its statements so far.
-#[derive(Debug, Default)]
-struct TxHealth {
-    /// A statement failed. PostgreSQL refuses all that follow until the savepoint is rolled back.
-    failed: AtomicBool,
-    /// The transaction may have ended unnoticed: it is checked before the next statement.
-    in_doubt: AtomicBool,
-    /// The future of a statement was, or may have been, dropped before its answer, which PostgreSQL's driver gives to the next
-    /// statement.
-    unanswered: AtomicBool,
-    /// A savepoint of the user's code may be open.
-    nested: AtomicBool,
-    /// One was found open.
-    has_savepoint: AtomicBool,
-    /// The transaction has ended. Further statements would be outside any transaction.
-    ended: AtomicBool,
-    /// The condition was not met, so the transaction has not begun.
-    condition_failed: AtomicBool,
-    /// The error from which the transaction cannot recover.
-    interruption: Mutex<Option<ErrorKind>>,
-    /// The kind of the last statement's error, if the last statement failed. Of an error that follows from an earlier one, it is the
-    /// kind of the earlier one.
-    last_error: Mutex<Option<ErrorKind>>,
+impl Notifications {
+    fn add(&mut self, topic: &str) {
+        if !self.topics.iter().any(|known| known == topic) {
+            self.topics.push(topic.to_owned());
+        }
+    }
+
+    /// Keeps those of the current item.
+    fn keep(&mut self) {
+        self.kept = self.topics.len();
+    }
+
+    /// Drops those of the current item.
+    fn undo(&mut self) {
+        self.topics.truncate(self.kept);
+    }
 }
 
 impl Transaction {
@@ -157,12 +152,12 @@ impl Transaction {
 
     /// Whether it could not begin because its condition was not met.
     pub(crate) fn condition_failed(&self) -> bool {
-        self.health.condition_failed.load(Ordering::Relaxed)
+        self.health.condition_failed()
     }
 
     /// Whether it has nothing to commit: no statement was tried, and no topic is notified.
     pub(crate) fn is_unused(&self) -> bool {
-        !self.has_begun() && !self.health.failed.load(Ordering::Relaxed) && lock(&self.notifications).topics.is_empty()
+        !self.has_begun() && !self.health.has_failed() && lock(&self.notifications).topics.is_empty()
     }
 
     /// Whether a statement has begun it.
@@ -187,10 +182,7 @@ impl Transaction {
     /// }
     /// ```
     pub fn notify(&self, topic: &str) {
-        let mut notifications = lock(&self.notifications);
-        if !notifications.topics.iter().any(|known| known == topic) {
-            notifications.topics.push(topic.to_owned());
-        }
+        lock(&self.notifications).add(topic);
     }
 
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
@@ -250,7 +242,7 @@ impl Transaction {
     /// # Errors
     /// The connection broke; then the database itself undoes the writes.
     pub async fn rollback(mut self) -> Result<()> {
-        let (is_in_doubt, is_nested) = (self.is_in_doubt(), self.is_nested());
+        let (is_in_doubt, is_nested) = (self.health.is_in_doubt(), self.is_nested());
         if is_nested && let Some(open) = self.tx.get() {
             self.take_answer(&open.tx).await;
         }
@@ -300,7 +292,7 @@ impl Transaction {
 
     /// Returns the open transaction without the item's savepoint, for the framework's own statements.
     pub(crate) async fn connection(&self) -> DbResult<&MonitoredTx> {
-        if self.health.ended.load(Ordering::Relaxed) {
+        if self.has_ended() {
             return Err(ended());
         }
         let open = match self.tx.get() {
@@ -308,7 +300,7 @@ impl Transaction {
             // Boxed because it happens once: otherwise every statement's future would have space for it.
             None => Box::pin(self.tx.get_or_try_init(|| self.begin_checked())).await?,
         };
-        if self.is_in_doubt() {
+        if self.health.is_in_doubt() {
             Box::pin(self.check_open("")).await?;
         }
         Ok(&open.tx)
@@ -324,7 +316,7 @@ impl Transaction {
         };
         let Some(condition) = &self.condition else {
             let mut open = self.begin_at(Level::ReadCommitted).await?;
-            open.permits.1 = turn;
+            open.permits.turn = turn;
             return Ok(open);
         };
         let mut open = self.begin_at(self.cx.level()).await?;
@@ -336,12 +328,12 @@ impl Transaction {
             found = self.track_begin(self.cx.find(&open.tx, condition)).await?;
         }
         if found.is_none() {
-            self.health.condition_failed.store(true, Ordering::Relaxed);
+            self.health.fail_condition();
             return Err(DbErr::Custom(
                 "the item's row is no longer pending, or its claim has expired: another worker has it".to_owned(),
             ));
         }
-        open.permits.1 = turn;
+        open.permits.turn = turn;
         Ok(open)
     }
 
@@ -359,22 +351,18 @@ impl Transaction {
         Ok(open)
     }
 
-    fn is_in_doubt(&self) -> bool {
-        self.health.in_doubt.load(Ordering::Relaxed)
-    }
-
     pub(super) fn is_nested(&self) -> bool {
-        self.health.nested.load(Ordering::Relaxed)
+        self.health.is_nested()
     }
 
     /// Whether a savepoint of the user's code was found open.
     pub(crate) fn has_savepoint(&self) -> bool {
-        self.health.has_savepoint.load(Ordering::Relaxed)
+        self.health.has_savepoint()
     }
 
     /// Whether its writes can perhaps not be kept.
     fn needs_proof(&self) -> bool {
-        self.has_begun() && (self.is_in_doubt() || self.is_nested() || self.health.failed.load(Ordering::Relaxed))
+        self.has_begun() && self.health.needs_proof()
     }
 
     /// Checks that the writes so far can be committed: the transaction is still open, if it can have ended, and no savepoint of the
@@ -409,8 +397,7 @@ impl Transaction {
         if !found {
             open.tx.savepoint_ended();
         }
-        self.health.nested.store(found, Ordering::Relaxed);
-        self.health.has_savepoint.store(found, Ordering::Relaxed);
+        self.health.savepoint_found(found);
         Ok(found)
     }
 
@@ -435,11 +422,11 @@ impl Transaction {
     /// Checks that the transaction is still open, in one round trip with a statement before it.
     async fn check_open(&self, statement: &str) -> DbResult<()> {
         let Some(open) = self.tx.get() else { return Ok(()) };
-        if self.health.ended.load(Ordering::Relaxed) {
+        if self.has_ended() {
             return Err(ended());
         }
         let is_proved = self.take_answer(&open.tx).await;
-        let is_certain = !self.is_in_doubt() && !self.health.failed.load(Ordering::Relaxed);
+        let is_certain = !self.health.is_in_doubt() && !self.health.has_failed();
         if self.backend == DbBackend::Postgres && statement.is_empty() && is_certain {
             // Only a failed statement, or one of the user, ends a transaction while its connection exists.
             return Ok(());
@@ -457,23 +444,17 @@ impl Transaction {
         };
         if stands {
             open.tx.savepoint_ended();
-            self.health.in_doubt.store(false, Ordering::Relaxed);
-            if self.backend == DbBackend::Postgres {
-                // What has failed was undone with its savepoint; otherwise PostgreSQL would have refused the proof.
-                self.health.failed.store(false, Ordering::Relaxed);
-                *lock(&self.health.last_error) = None;
-            }
+            self.health.proved(self.backend == DbBackend::Postgres);
             return Ok(());
         }
-        self.health.ended.store(true, Ordering::Relaxed);
+        self.health.end();
         Err(ended())
     }
 
-    /// Returns the connection for a nested transaction. Its statements are not tracked, so afterwards the transaction is in doubt,
-    /// and one of these statements may have been dropped.
+    /// Returns the connection for a nested transaction.
     pub(super) async fn nest(&self) -> DbResult<&DatabaseTransaction> {
-        let has_failed = || self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed);
-        if has_failed() && self.is_in_doubt() {
+        let has_failed = || self.backend == DbBackend::Postgres && self.health.has_failed();
+        if has_failed() && self.health.is_in_doubt() {
             // What has failed may have been undone since, with its savepoint: the check finds that.
             let _ = self.connection().await;
         }
@@ -486,15 +467,13 @@ impl Transaction {
             ));
         }
         let tx = self.item_connection().await?;
-        self.health.in_doubt.store(true, Ordering::Relaxed);
-        self.health.nested.store(true, Ordering::Relaxed);
-        self.health.unanswered.store(true, Ordering::Relaxed);
+        self.health.nest();
         Ok(tx.for_savepoint())
     }
 
     /// Records that a savepoint has ended with its callback, if there was none before.
     pub(super) fn callback_ended(&self, was_nested: bool) {
-        self.health.nested.fetch_and(was_nested, Ordering::Relaxed);
+        self.health.callback_ended(was_nested);
     }
 
     /// From now on, statements belong to one item.
@@ -518,39 +497,30 @@ impl Transaction {
     /// Undoes the item's writes.
     pub(crate) async fn undo_item(&mut self) -> DbResult<()> {
         if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
-            let Some(open) = self.tx.get().filter(|_| !self.health.ended.load(Ordering::Relaxed)) else {
+            let Some(open) = self.tx.get().filter(|_| !self.has_ended()) else {
                 return Err(ended());
             };
             self.take_answer(&open.tx).await;
             self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
-            // The savepoint existed, so the transaction is still open.
             open.tx.savepoint_ended();
-            self.health.in_doubt.store(false, Ordering::Relaxed);
+            self.health.item_undone();
             if self.is_nested() {
                 // Such as one that is dropped after the item was settled with its error.
                 Box::pin(self.finds_savepoint()).await?;
             }
         }
-        {
-            let mut notifications = lock(&self.notifications);
-            let kept = notifications.kept;
-            notifications.topics.truncate(kept);
-        }
+        lock(&self.notifications).undo();
         self.end_item();
         Ok(())
     }
 
     fn end_item(&mut self) {
-        {
-            let mut notifications = lock(&self.notifications);
-            notifications.kept = notifications.topics.len();
-        }
+        lock(&self.notifications).keep();
         if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
             self.stale_savepoint.store(true, Ordering::Relaxed);
         }
         self.savepoint = None;
-        self.health.failed.store(false, Ordering::Relaxed);
-        *lock(&self.health.last_error) = None;
+        self.health.forget_errors();
     }
 
     /// Executes a statement of the framework in a savepoint, so that its failure does not affect the rest.
@@ -577,59 +547,48 @@ impl Transaction {
             && let Some(open) = self.tx.get()
         {
             let _ = open.tx.execute_unprepared("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())").await;
-            self.health.ended.store(true, Ordering::Relaxed);
+            self.health.end();
         }
     }
 
     /// Returns the error from which this transaction cannot recover, if there was one.
     pub(crate) fn interruption(&self) -> Option<ErrorKind> {
-        *lock(&self.health.interruption)
+        self.health.interruption()
     }
 
     /// Returns the kind of the last statement's error, if the last statement failed. If it failed only because an earlier one had
     /// failed, that is the kind of the earlier one's error.
     pub(crate) fn last_error(&self) -> Option<ErrorKind> {
-        *lock(&self.health.last_error)
+        self.health.last_error()
     }
 
     /// Whether the transaction has ended before its commit.
     pub(crate) fn has_ended(&self) -> bool {
-        self.health.ended.load(Ordering::Relaxed)
+        self.health.has_ended()
     }
 
     /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one. Returns
     /// whether the transaction is proved to be open by that. The statements of an open savepoint are not tracked, so one of them may
     /// have been dropped.
     async fn take_answer(&self, tx: &MonitoredTx) -> bool {
-        let may_be_unanswered = self.health.unanswered.swap(false, Ordering::Relaxed) || self.is_nested();
-        if !may_be_unanswered || self.backend != DbBackend::Postgres {
+        if !self.health.take_unanswered() || self.backend != DbBackend::Postgres {
             return false;
         }
         let answer = tx.execute_unprepared(PROOF).await;
         if let Err(error) = &answer {
-            self.note(error, ErrorKind::of(error));
+            self.health.note(error, ErrorKind::of(error));
         }
         answer.is_ok()
     }
 
-    /// Called before each statement of the user: one that may end the transaction sets it in doubt.
-    fn doubt(&self, sql: &str) {
-        if may_end_transaction(sql) {
-            self.health.in_doubt.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Records the result of a statement.
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
-        let answer = Answer { health: &self.health, is_here: false };
+        let answer = self.health.answer();
         let result = statement.await;
         answer.arrived();
         match result {
             Ok(done) => {
-                // The usual path takes no lock.
-                if self.health.failed.load(Ordering::Relaxed) {
-                    *lock(&self.health.last_error) = None;
-                }
+                self.health.succeeded();
                 Ok(done)
             }
             Err(error) => {
@@ -643,51 +602,18 @@ impl Transaction {
     async fn track_begin<T>(&self, begin: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let result = begin.await;
         if let Err(error) = &result {
-            self.note(error, ErrorKind::of_own(error));
+            self.health.note(error, ErrorKind::of_own(error));
         }
         result
     }
 
-    fn note(&self, error: &DbErr, kind: ErrorKind) {
-        self.health.failed.store(true, Ordering::Relaxed);
-        // 25P02: PostgreSQL refuses this statement because an earlier one has failed, and that one is the cause.
-        if ErrorKind::has_code(error, "25P02") {
-            return;
-        }
-        *lock(&self.health.last_error) = Some(kind);
-        if kind.is_outage() {
-            lock(&self.health.interruption).get_or_insert(kind);
-        }
-    }
-
     async fn note_error(&self, error: &DbErr) {
         let kind = ErrorKind::of(error);
-        self.note(error, kind);
+        self.health.note(error, kind);
         // Checked at once, so that the connection is usable however this transaction ends.
         if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.check_open("").await.is_err()
         {
-            lock(&self.health.interruption).get_or_insert(kind);
-        }
-    }
-}
-
-/// The answer of a statement. Dropped before it is here, the transaction is in doubt.
-struct Answer<'a> {
-    health: &'a TxHealth,
-    is_here: bool,
-}
-
-impl Answer<'_> {
-    fn arrived(mut self) {
-        self.is_here = true;
-    }
-}
-
-impl Drop for Answer<'_> {
-    fn drop(&mut self) {
-        if !self.is_here {
-            self.health.unanswered.store(true, Ordering::Relaxed);
-            self.health.in_doubt.store(true, Ordering::Relaxed);
+            self.health.interrupt(kind);
         }
     }
 }
@@ -696,7 +622,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         // The driver's own rollback could fail and leave the connection inside a transaction.
         if self.backend == DbBackend::Sqlite
-            && (self.is_in_doubt() || self.is_nested())
+            && (self.health.is_in_doubt() || self.is_nested())
             && let Some(OpenTransaction { tx, permits }) = self.tx.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -706,18 +632,6 @@ impl Drop for Transaction {
             });
         }
     }
-}
-
-/// Whether a statement may end a transaction, by its first word.
-fn may_end_transaction(sql: &str) -> bool {
-    sql.split(';').any(|statement| {
-        let statement = statement.trim_start();
-        let word = statement.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        // A comment may stand before the word.
-        statement.starts_with("--")
-            || statement.starts_with("/*")
-            || ["ROLLBACK", "COMMIT", "END", "ABORT", "PREPARE"].iter().any(|end| word.eq_ignore_ascii_case(end))
-    })
 }
 
 fn ended() -> DbErr {
@@ -754,25 +668,25 @@ impl ConnectionTrait for Transaction {
 
     async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         let tx = self.item_connection().await?;
-        self.doubt(&statement.sql);
+        self.health.doubt_if_it_ends(&statement.sql);
         self.track(tx.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         let tx = self.item_connection().await?;
-        self.doubt(sql);
+        self.health.doubt_if_it_ends(sql);
         self.track(tx.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
         let tx = self.item_connection().await?;
-        self.doubt(&statement.sql);
+        self.health.doubt_if_it_ends(&statement.sql);
         self.track(tx.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
         let tx = self.item_connection().await?;
-        self.doubt(&statement.sql);
+        self.health.doubt_if_it_ends(&statement.sql);
         self.track(tx.query_all_raw(statement)).await
     }
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IsolationLevel, QueryResult, Statement, TransactionOptions,
-    TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, QueryResult, Statement,
+    TransactionOptions, TransactionTrait,
 };
 use tokio::time::error::Elapsed;
 
@@ -148,57 +148,68 @@ impl TxContext {
 
     /// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
     pub(super) async fn begin(&self, level: Level) -> DbResult<OpenTransaction> {
-        if let Some(monitor) = &self.monitor {
-            monitor.check()?;
+        self.check_reachable()?;
+        match self.db.get_database_backend() {
+            DbBackend::Sqlite => self.begin_on_sqlite().await,
+            _ => self.begin_on_postgres(level).await,
         }
-        if self.db.get_database_backend() != DbBackend::Sqlite {
-            // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
-            let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
-            let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-            // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
-            // knowledge.
-            let db = self.db.clone();
-            return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
-                Ok(tx) => Ok(OpenTransaction { tx: MonitoredTx::new(tx, self.monitor.clone()), permits: (None, None) }),
-                Err(error) => Err(Box::pin(explained(&self.db, error)).await),
-            };
+    }
+
+    async fn begin_on_postgres(&self, level: Level) -> DbResult<OpenTransaction> {
+        // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
+        let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
+        let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
+        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
+        // knowledge.
+        let db = self.db.clone();
+        match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
+            Ok(tx) => Ok(self.open(tx, None)),
+            Err(error) => Err(Box::pin(explained(&self.db, error)).await),
         }
+    }
+
+    async fn begin_on_sqlite(&self) -> DbResult<OpenTransaction> {
         // Real time: SQLite waits in real time too. In tests that would depend on the machine.
         let is_virtual = self.monitor.is_some();
         let (begun, virtual_begun) = (Instant::now(), tokio::time::Instant::now());
-        let permit_limit = if is_virtual { BUSY_LIMIT } else { BUSY_TIMEOUT };
+        let has_own_batch = || self.open_batches.load(Ordering::Relaxed) > 0;
         // A service whose own batch holds the lock would wait for itself.
-        let permit = if self.open_batches.load(Ordering::Relaxed) > 0 {
+        let permit = if has_own_batch() {
             None
         } else {
-            self.write_lock.acquire(permit_limit).await
+            self.write_lock.acquire(if is_virtual { BUSY_LIMIT } else { BUSY_TIMEOUT }).await
         };
         loop {
             match sqlite_connection::begin(&self.db, self.pool_is_checked).await {
                 Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
-                    let own_batch = self.open_batches.load(Ordering::Relaxed) > 0;
-                    let limit = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
+                    let own_batch = has_own_batch();
                     let waited = if is_virtual { virtual_begun.elapsed() } else { begun.elapsed() };
-                    if waited >= limit {
-                        let advice = if own_batch {
-                            "a batch of this service holds it: until it commits, write through `item.tx()` only"
-                        } else {
-                            "keep slow work out of transactions (`claim_each`)"
-                        };
-                        let seconds = limit.as_secs();
-                        let message = format!("SQLite's write lock was not free within {seconds} s; {advice}: {error}");
-                        // A wait for its own batch is a mistake of the service.
-                        return Err(if own_batch { DbErr::Custom(message) } else { lock_timeout(message) });
+                    if waited >= if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT } {
+                        return Err(lock_not_free(own_batch, &error));
                     }
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
                 }
-                begun => {
-                    let tx = MonitoredTx::new(begun?, self.monitor.clone());
-                    return Ok(OpenTransaction { tx, permits: (permit, None) });
-                }
+                begun => return Ok(self.open(begun?, permit)),
             }
         }
     }
+
+    fn open(&self, tx: DatabaseTransaction, write_lock: WritePermit) -> OpenTransaction {
+        let tx = MonitoredTx::new(tx, self.monitor.clone());
+        OpenTransaction { tx, permits: Permits { write_lock, turn: None } }
+    }
+}
+
+/// The error of a transaction that could not begin on SQLite.
+fn lock_not_free(own_batch: bool, error: &DbErr) -> DbErr {
+    let (limit, advice) = if own_batch {
+        (BUSY_TIMEOUT, "a batch of this service holds it: until it commits, write through `item.tx()` only")
+    } else {
+        (BUSY_LIMIT, "keep slow work out of transactions (`claim_each`)")
+    };
+    let message = format!("SQLite's write lock was not free within {} s; {advice}: {error}", limit.as_secs());
+    // A wait for its own batch is a mistake of the service.
+    if own_batch { DbErr::Custom(message) } else { lock_timeout(message) }
 }
 
 /// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
@@ -208,8 +219,15 @@ pub(super) struct OpenTransaction {
     pub(super) permits: Permits,
 }
 
-/// SQLite's write lock, and the turn in the queue of the batch.
-pub(super) type Permits = (WritePermit, WritePermit);
+/// What a transaction has while it is open. They are held only to be dropped.
+#[derive(Debug)]
+#[allow(dead_code, reason = "their drop is their use")]
+pub(super) struct Permits {
+    /// SQLite's write lock.
+    write_lock: WritePermit,
+    /// The turn in the queue of its batch.
+    pub(super) turn: WritePermit,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error(
