@@ -25,7 +25,7 @@ use crate::database::wake::notifier::Notifier;
 use crate::database::wake::sender::{keep_sending, send_rest};
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
-use crate::database::work::work_state::SetAsideRows;
+use crate::database::work::work_state::LeftOutSummary;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
 use crate::runtime::leases::Leases;
@@ -370,9 +370,9 @@ impl Extension for DatabaseExtension {
     }
 
     fn degradation(&self, service: &ServiceInner) -> Option<String> {
-        let left_out = ServiceDb::of(service)?.work.set_aside_rows();
+        let left_out = ServiceDb::of(service)?.work.left_out_rows();
         let texts = left_out.iter().map(|rows| {
-            let SetAsideRows { table, count, key, reason } = rows;
+            let LeftOutSummary { table, count, key, reason } = rows;
             format!("{count} row(s) of `{table}` are left out of claims, such as {key}: {reason}")
         });
         let text = texts.collect::<Vec<_>>().join("; ");

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::config::is_name;
 use crate::database::direct::is_same_pool;
-use crate::database::work::sql::text_array;
+use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
 

@@ -6,7 +6,8 @@ use crate::config::is_name;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::CHANNEL;
-use crate::database::work::sql::{PENDING, identifier, literal, qualified, quoted};
+use crate::database::work::sql::PENDING;
+use crate::database::work::sql_text::{identifier, literal, qualified, quoted, schema_prefix};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -33,7 +34,7 @@ pub fn wake_trigger_sql<E: WorkItem>(topic: &str) -> Result<String> {
     }
     let (entity, status) = (E::default(), quoted(E::__work().status.as_str()));
     let table = qualified(&entity);
-    let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
+    let schema = schema_prefix(&entity);
     let function = format!("{schema}service_wake");
     let trigger = |kind: &str, when: &str| {
         let name = trigger_name(kind, topic);

@@ -9,15 +9,16 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
+use sea_orm::{DbErr, EntityTrait, QueryResult};
 
 use crate::database::transaction::Transaction;
+use crate::database::work::attempt::RowRef;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, Lease};
 use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
-use crate::database::work::sql::{RowRef, key_text};
+use crate::database::work::sql_text::key_text;
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::write_row::{self, Written, write_unreadable};
 use crate::service::error::{Error, Result};
@@ -348,19 +349,18 @@ impl<E: WorkItem> Batch<E> {
         let (name, service_id) = (&table.name, &*service_db.service_id);
         let key = row::key_of::<E>(row)?;
         let shown = key_text(&key);
+        let release = async || match lease {
+            Some(lease) => lease::release_row(tx.connection().await?, name, &key, &lease.owner).await.map(drop),
+            None => Ok(()),
+        };
         if let Some(column) = row::null_column::<E>(row) {
             // The program that has added the column can still fill it.
             self.settler.leave_out(&key, &format!("its column `{column}` is NULL, but the entity requires a value"));
-            if let Some(lease) = lease {
-                tx.connection().await?.execute(&lease::release(name, &shown, &lease.owner)).await?;
-            }
-            return Ok(());
+            return Ok(release().await?);
         }
         let message = format!("cannot be read: {error}");
         let written = write_unreadable(tx, table, &key, &message, service_db.clock.now()).await?;
-        if let Some(lease) = lease {
-            tx.connection().await?.execute(&lease::release(name, &shown, &lease.owner)).await?;
-        }
+        release().await?;
         match written {
             // Another program has changed its status meanwhile.
             Written::Changed => return Ok(()),

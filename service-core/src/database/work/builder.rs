@@ -10,10 +10,10 @@ use sea_orm::sea_query::{Condition, IntoCondition};
 use sea_orm::{EntityTrait, Order};
 
 use crate::database::service_db::ServiceDb;
+use crate::database::work::attempt::Backoff;
 use crate::database::work::batch::Batch;
 use crate::database::work::claim::ClaimRequest;
 use crate::database::work::lease::DEFAULT_LEASE;
-use crate::database::work::sql::Backoff;
 use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;

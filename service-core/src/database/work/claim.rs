@@ -7,27 +7,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::Condition;
+use sea_orm::sea_query::{Condition, ValueTuple};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
 use crate::database::connect::pool_size;
 use crate::database::direct::explained;
 use crate::database::error_kind::{ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
+use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
+use crate::database::work::attempt::{Backoff, FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::batch::Batch;
 use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
+use crate::database::work::left_out::{LeftOut, MOST_LEFT_OUT};
 use crate::database::work::row::{
     ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_columns, key_in, key_of, read,
     report_unreadable_key,
 };
 use crate::database::work::settler::Settler;
-use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
 use crate::database::work::work_item::WorkItem;
-use crate::database::work::work_state::{LeftOut, MOST_SET_ASIDE};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -71,7 +74,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         self.service_db.tx.notifier.add_worker(&table.name, &self.service_db.service_id);
         self.service_db.settle(None).await?;
         let size = work.claim_size(table, self.wanted);
-        let Some(left_out) = work.left_out(table) else {
+        let Some(left_out) = work.left_out_keys(table) else {
             self.check_refusal(table)?;
             return Err(Error::msg(format!(
                 "more than 200 rows of `{}` are left out of claims, so nothing is claimed: correct the rows that the warnings in the log name",
@@ -89,15 +92,15 @@ impl<E: WorkItem> ClaimRequest<E> {
             backend: table.backend,
             filter,
             order: self.order.clone(),
-            dated_first: work.take_turn(table, !self.filter.is_empty()),
+            dated_first: work.dated_rows_first(table, !self.filter.is_empty()),
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };
         Ok(Query { wanted: size.rows, due })
     }
 
-    /// Whether the same claim may succeed if it is tried again at once.
-    fn is_worth_a_retry(&self, table: &TableSql, query: &mut Query<E>, error: &Error) -> bool {
+    /// Changes the claim so that it may succeed if it is tried again at once. Returns whether it may.
+    fn repair_for_retry(&self, table: &TableSql, query: &mut Query<E>, error: &Error) -> bool {
         let work = &self.service_db.work;
         match ErrorKind::in_chain(error) {
             // The claim has waited for a minute.
@@ -116,13 +119,13 @@ impl<E: WorkItem> ClaimRequest<E> {
     pub(crate) async fn batch(self) -> Result<Batch<E>> {
         let table = self.table();
         let mut query = self.prepare(&table).await?;
-        for _ in 1..TRIES {
+        let mut tries = 1;
+        loop {
             match self.claim_batch(&table, &mut query).await {
-                Err(error) if self.is_worth_a_retry(&table, &mut query, &error) => {}
+                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => tries += 1,
                 claimed => return claimed,
             }
         }
-        self.claim_batch(&table, &mut query).await
     }
 
     async fn claim_batch(&self, table: &Arc<TableSql>, query: &mut Query<E>) -> Result<Batch<E>> {
@@ -189,8 +192,8 @@ impl<E: WorkItem> ClaimRequest<E> {
             work.keys_were_read(table, found, unreadable.as_ref());
             if let Some(error) = &unreadable {
                 report_unreadable_key(work, service_id, table, error);
-                if found > MOST_SET_ASIDE as u64 {
-                    let why = format!("more than {MOST_SET_ASIDE} due rows have a key that cannot be read: {error}");
+                if found > MOST_LEFT_OUT as u64 {
+                    let why = format!("more than {MOST_LEFT_OUT} due rows have a key that cannot be read: {error}");
                     return Err(DbErr::Type(why));
                 }
             }
@@ -237,11 +240,11 @@ impl<E: WorkItem> ClaimRequest<E> {
         let can_read = |rows: &[QueryResult]| rows.iter().any(|row| read::<E>(row).is_ok());
         let work = &self.service_db.work;
         if can_read(rows) {
-            work.may_doubt_rows(table, true);
+            work.note_read(table, true);
             return Ok(Vec::new());
         }
         let further = self.due_rows(tx, table, query, now, rows.len() as u64 + EVIDENCE).await?;
-        if further.len() == 1 && work.may_doubt_rows(table, false) {
+        if further.len() == 1 && work.note_read(table, false) {
             return tx.query_all_raw(table.any_rows::<E>(EVIDENCE)).await;
         }
         Ok(further)
@@ -252,7 +255,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             Err(source) => {
                 let source = explained(self.service_db.db(), source).await;
                 let error = Error::new(ClaimError { table: table.name.clone(), source });
-                if self.is_worth_a_retry(table, query, &error) { Ok(self.finds_keys(query).await?) } else { Err(error) }
+                if self.repair_for_retry(table, query, &error) { Ok(self.finds_keys(query).await?) } else { Err(error) }
             }
             Ok(found) => {
                 if !found && self.filter.is_empty() {
@@ -295,7 +298,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut tries = 1;
         let claimed = loop {
             match self.claim_leases(&table, &query, &guard.owner, in_flight).await {
-                Err(error) if tries < TRIES && self.is_worth_a_retry(&table, &mut query, &error) => {
+                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => {
                     tries += 1;
                     claimed_at = (Instant::now(), SystemTime::now());
                 }
@@ -358,7 +361,7 @@ impl<E: WorkItem> ClaimRequest<E> {
                 if let Some(why) = committed.as_ref().err().and_then(write_row::refusal) {
                     // Without the rows that lost an attempt, the next claim succeeds.
                     for row in &claimed.charged {
-                        self.service_db.work.set_aside(table, &row.key, cannot_be_written(&why), LeftOut::Unwritable);
+                        self.service_db.work.leave_out(table, &row.key, cannot_be_written(&why), LeftOut::Unwritable);
                     }
                 }
                 committed.map(|()| claimed)
@@ -380,56 +383,22 @@ impl<E: WorkItem> ClaimRequest<E> {
         in_flight: usize,
     ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
-        let service_db = &self.service_db;
         let tx = transaction.connection().await.map_err(failed)?;
-        let now = service_db.clock.now();
-        let select = lease::select_claims(&table.name, &service_db.time, table.backend);
-        let claims = tx.query_all(&select).await.map_err(failed)?;
-        let claims = claims.iter().map(ClaimRow::read).collect::<std::result::Result<Vec<_>, _>>();
-        let mut claims = claims.map_err(failed)?;
-        lease::record_crashes(tx, &service_db.time, &table.name, &mut claims).await.map_err(failed)?;
-        let held: HashSet<&str> = claims.iter().filter(|claim| claim.is_held).map(|claim| &*claim.key).collect();
-        let suspects = claims.iter().filter(|claim| claim.crashes > 0);
-        let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
-        let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
-        let mut free: Vec<(String, QueryResult)> = Vec::new();
-        let mut keys = Vec::new();
-        let mut rows = self.due_rows(tx, table, query, now, reach).await.map_err(failed)?;
-        let is_held = |row: &QueryResult| key_of::<E>(row).is_ok_and(|key| held.contains(&*key_text(&key)));
-        if !held.is_empty() && rows.len() as u64 >= reach && all_of_one_kind(&rows, is_held) {
-            // Each kind of rows has half of the places. Behind the held ones of this kind there may be free ones.
-            let reach = reach.saturating_add(held.len() as u64);
-            rows = self.due_rows(tx, table, query, now, reach).await.map_err(failed)?;
-        }
-        for row in rows {
-            let key = key_of::<E>(&row).map_err(failed)?;
-            let text = key_text(&key);
-            if !held.contains(&*text) {
-                free.push((text, row));
-                keys.push(key);
-            }
-        }
-        free = in_turns(free);
+        let now = self.service_db.clock.now();
+        let claims = self.read_claims(tx, table).await.map_err(failed)?;
+        let FreeRows { mut rows, keys } = self.free_rows(tx, table, query, &claims.held, now).await.map_err(failed)?;
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
             return Err(Error::new(not_found));
         }
-        let more = free.len() as u64 > query.wanted;
+        let more = rows.len() as u64 > query.wanted;
         let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more };
-        free.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
-        if free.is_empty() {
-            return Ok(claimed);
-        }
+        rows.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         // Last, so that the other rows are done if such a row kills the process again.
-        free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
-        let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
-        let mut ours: HashSet<String> = HashSet::new();
-        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease, in_flight) {
-            for row in tx.query_all(&claim).await.map_err(failed)? {
-                ours.insert(row.try_get("", "row_key").map_err(failed)?);
-            }
-        }
-        for (key, row) in free.into_iter().filter(|(key, _)| ours.contains(key)) {
-            let crashes = suspects.get(&*key).copied().unwrap_or(0);
+        rows.sort_by_key(|(key, _)| claims.crashes.contains_key(key));
+        let keys: Vec<&str> = rows.iter().map(|(key, _)| &**key).collect();
+        let ours = self.insert_claims(tx, table, &keys, owner, in_flight).await.map_err(failed)?;
+        for (key, row) in rows.into_iter().filter(|(key, _)| ours.contains(key)) {
+            let crashes = claims.crashes.get(&key).copied().unwrap_or(0);
             match read::<E>(&row) {
                 Ok(ClaimedRow { row, .. }) if crashes > lease::TOLERATED_CRASHES => {
                     self.charge_crash(table, transaction, &row, owner, now).await.map_err(failed)?;
@@ -444,6 +413,74 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(claimed)
     }
 
+    /// Reads the claims of the table. A claim that has expired counts as a crash of its row.
+    async fn read_claims(&self, tx: &MonitoredTx, table: &TableSql) -> std::result::Result<Claims, DbErr> {
+        let time = &self.service_db.time;
+        let rows = tx.query_all(&lease::select_claims(&table.name, time, table.backend)).await?;
+        let mut rows = rows.iter().map(ClaimRow::read).collect::<std::result::Result<Vec<_>, _>>()?;
+        lease::record_crashes(tx, time, &table.name, &mut rows).await?;
+        let mut claims = Claims::default();
+        for ClaimRow { key, is_held, crashes, .. } in rows {
+            if crashes > 0 {
+                claims.crashes.insert(key.clone(), crashes);
+            }
+            if is_held {
+                claims.held.insert(key);
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Reads the due rows that no other worker holds: at least one more than requested, if there are so many.
+    async fn free_rows(
+        &self,
+        tx: &MonitoredTx,
+        table: &TableSql,
+        query: &Query<E>,
+        held: &HashSet<String>,
+        now: DateTime<Utc>,
+    ) -> std::result::Result<FreeRows, DbErr> {
+        let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
+        let mut due = self.due_rows(tx, table, query, now, reach).await?;
+        let is_held = |row: &QueryResult| key_of::<E>(row).is_ok_and(|key| held.contains(&key_text(&key)));
+        if !held.is_empty() && due.len() as u64 >= reach && all_of_one_kind(&due, is_held) {
+            // Each kind of rows has half of the places. Behind the held ones of this kind there may be free ones.
+            let reach = reach.saturating_add(held.len() as u64);
+            due = self.due_rows(tx, table, query, now, reach).await?;
+        }
+        let (mut rows, mut keys) = (Vec::new(), Vec::new());
+        for row in due {
+            let key = key_of::<E>(&row)?;
+            let text = key_text(&key);
+            if !held.contains(&text) {
+                rows.push((text, row));
+                keys.push(key);
+            }
+        }
+        Ok(FreeRows { rows: in_turns(rows), keys })
+    }
+
+    /// Claims rows. Returns the keys of those that no other worker has claimed in the meantime.
+    async fn insert_claims(
+        &self,
+        tx: &MonitoredTx,
+        table: &TableSql,
+        keys: &[&str],
+        owner: &str,
+        in_flight: usize,
+    ) -> std::result::Result<HashSet<String>, DbErr> {
+        let mut ours = HashSet::new();
+        if keys.is_empty() {
+            return Ok(ours);
+        }
+        for claim in lease::claim(&self.service_db, &table.name, keys, owner, self.lease, in_flight) {
+            for row in tx.query_all(&claim).await? {
+                ours.insert(row.try_get("", "row_key")?);
+            }
+        }
+        Ok(ours)
+    }
+
     /// Charges an attempt to a row over which several processes have died.
     async fn charge_crash(
         &self,
@@ -456,15 +493,15 @@ impl<E: WorkItem> ClaimRequest<E> {
         let service_db = &self.service_db;
         let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts.saturating_add(1));
         let decision = table.retry_decision(row.attempts, None, now);
-        let message = killed_processes();
-        crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
-        let written = write_failure(tx, table, row, decision, &message, now).await?;
+        let failed = FailedAttempt { decision, message: killed_processes() };
+        crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{}", failed.message);
+        let written = write_failure(tx, table, row, &failed, now).await?;
         if let Written::Refused(why) = &written {
-            service_db.work.set_aside(table, &row.key, cannot_be_written(why), LeftOut::Unwritable);
+            service_db.work.leave_out(table, &row.key, cannot_be_written(why), LeftOut::Unwritable);
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {
-            connection.execute(&lease::release(name, &key, owner)).await?;
+            lease::release_row(connection, name, &row.key, owner).await?;
         } else {
             let charged = lease::mark_charged(name, &key, owner, &service_db.time, table.backend);
             connection.execute(&charged).await?;
@@ -479,9 +516,24 @@ fn killed_processes() -> String {
     format!("the process died, or lost its claim, while it worked on this row, more than {times} times")
 }
 
-/// Why such a row is set aside.
+/// Why such a row is left out of claims.
 fn cannot_be_written(why: &str) -> String {
     format!("{}, but its status cannot be written: {why}", killed_processes())
+}
+
+/// What `service_claim` has for a table, by the keys of the rows.
+#[derive(Default)]
+struct Claims {
+    /// The rows that other workers hold.
+    held: HashSet<String>,
+    /// How often a process has died over a row, if one has.
+    crashes: HashMap<String, i64>,
+}
+
+/// Due rows that can be claimed, each with its key as text.
+struct FreeRows {
+    rows: Vec<(String, QueryResult)>,
+    keys: Vec<ValueTuple>,
 }
 
 /// Claimed rows that commit one by one.

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::batch::Tally;
 use crate::database::work::settler::{RecordDropped, Settler};
-use crate::database::work::sql::key_text;
+use crate::database::work::sql_text::key_text;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
 

@@ -18,7 +18,8 @@ use sea_orm::{
 };
 
 use crate::database::work::key_columns::read_as_text;
-use crate::database::work::sql::{PENDING, as_integer, has_triggers_on_sqlite, quoted, status_value};
+use crate::database::work::sql::{PENDING, status_value};
+use crate::database::work::sql_text::{as_integer, has_triggers_on_sqlite, quoted};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 /// Julian day 0 in milliseconds before 1970, as SQLite counts.

@@ -1,15 +1,16 @@
 //! The index that claims need.
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityName, IdenStatic, Iterable,
-    PrimaryKeyToColumn, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, PrimaryKeyToColumn,
+    Statement,
 };
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::work::due::{instant_sql, is_text_time};
-use crate::database::work::sql::{PENDING, identifier, qualified, quoted};
+use crate::database::work::sql::PENDING;
+use crate::database::work::sql_text::{identifier, qualified, quoted, schema_prefix};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -50,11 +51,6 @@ pub(crate) fn replace_claim_index<E: WorkItem>(backend: DbBackend) -> String {
 /// The claim index with the schema of its table.
 fn index_path<E: WorkItem>() -> String {
     format!("{}{}", schema_prefix(&E::default()), quoted(&claim_index_name::<E>()))
-}
-
-/// The schema of an entity, before the name of something that it contains.
-pub(crate) fn schema_prefix(entity: &impl EntityName) -> String {
-    entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)))
 }
 
 /// The name of the claim index.

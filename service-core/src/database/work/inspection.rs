@@ -9,9 +9,10 @@ use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryR
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
-use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, schema_prefix, serves};
+use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, serves};
 use crate::database::work::row::ClaimError;
-use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, has_triggers_on_postgres, qualified};
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql};
+use crate::database::work::sql_text::{has_triggers_on_postgres, literal, qualified, schema_prefix};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -116,7 +117,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
         ),
         _ => {
             let schema = schema_prefix(&entity);
-            let argument = entity.schema_name().map_or_else(String::new, |schema| format!(", '{}'", schema.replace('\'', "''")));
+            let argument = entity.schema_name().map_or_else(String::new, |schema| format!(", {}", literal(schema)));
             (
                 format!(
                     "SELECT CASE type WHEN 'view' THEN 'table' ELSE type END AS kind, coalesce(sql, '') AS definition \

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use sea_orm::EntityTrait;
 
 use crate::database::transaction::Transaction;
-use crate::database::work::sql::{Failure, RowRef};
+use crate::database::work::attempt::{FailedAttempt, RowRef};
 use crate::service::error::{Error, Result};
 
 /// One claimed row.
@@ -17,7 +17,7 @@ pub struct Item<E: EntityTrait> {
     /// The item was lent, and its result is not written yet.
     pub(super) in_flight: bool,
     /// It has failed by an error of its own, which may not be written yet.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<FailedAttempt>,
 }
 
 impl<E: EntityTrait> Item<E> {

@@ -10,7 +10,8 @@ use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Value};
 
 use crate::database::work::row::key_of;
-use crate::database::work::sql::{TableSql, key_text};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
 
 /// A key does not find its row.
 #[derive(Debug, thiserror::Error)]

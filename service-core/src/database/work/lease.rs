@@ -19,14 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sea_orm::sea_query::{
     Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
-    SelectStatement, UpdateStatement,
+    SelectStatement, UpdateStatement, ValueTuple,
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::task::JoinHandle;
 
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
-use crate::database::work::sql::unnest;
+use crate::database::work::sql_text::{key_text, unnest};
 
 /// How long a claim is valid without being renewed, by default.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
@@ -331,6 +331,16 @@ fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration)
         .value(column("expires_at"), now.add(millis(lease)))
         .cond_where(is_unlocked(work_table, owner, Condition::all()))
         .to_owned()
+}
+
+/// Releases the claim of a row. Returns whether it was still held.
+pub(crate) async fn release_row(
+    db: &impl ConnectionTrait,
+    work_table: &str,
+    key: &ValueTuple,
+    owner: &str,
+) -> Result<bool, DbErr> {
+    Ok(db.execute(&release(work_table, &key_text(key), owner)).await?.rows_affected() == 1)
 }
 
 /// The statement that releases one claim. It affects no row if the claim is no longer held.

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
+use crate::database::work::attempt::{FailedAttempt, RowRef};
 use crate::database::work::item::Item;
 use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{Settled, Settler, not_kept};
-use crate::database::work::sql::{RetryDecision, RowRef, key_text};
+use crate::database::work::sql_text::key_text;
 use crate::database::work::together::{Completion, Counts, NotCompleted};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
@@ -173,7 +174,7 @@ impl Settler {
                 if kind == ErrorKind::StaleStatement {
                     self.service_db.work.inspect_again(&self.table);
                 }
-                if self.service_db.work.charge_for(&self.table, &item.row, Some(kind)) {
+                if self.service_db.work.count_loss(&self.table, &item.row, Some(kind)) {
                     return Box::pin(self.fail(item, error)).await;
                 }
                 self.keep_attempts(item, error, Some(kind)).await
@@ -193,14 +194,13 @@ impl Settler {
     pub(super) async fn fail_leased<E: EntityTrait>(
         &self,
         item: &mut Item<E>,
-        decision: RetryDecision,
-        message: &str,
+        failed: &FailedAttempt,
     ) -> Result<Written> {
         // If the rollback fails, the failure is written on another connection anyway.
         let _ = self.take_tx(item).rollback().await;
         let tx = self.lazy_tx();
         let now = self.service_db.clock.now();
-        let written = write_failure(&tx, &self.table, &item.row, decision, message, now).await?;
+        let written = write_failure(&tx, &self.table, &item.row, failed, now).await?;
         if !matches!(written, Written::Done) {
             tx.rollback().await?;
             return Ok(written);
@@ -230,8 +230,7 @@ impl Settler {
     /// claim locks row and claim in this order.
     async fn release_in(&self, tx: &Transaction, row: &RowRef) -> std::result::Result<bool, DbErr> {
         let Some(lease) = &self.lease else { return Ok(true) };
-        let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
-        Ok(tx.connection().await?.execute(&release).await?.rows_affected() == 1)
+        lease::release_row(tx.connection().await?, &self.table.name, &row.key, &lease.owner).await
     }
 
     /// Releases the claim of a row in a transaction of its own. Returns whether it was still held; `None` if that failed. Then it is

@@ -9,9 +9,8 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, PostgresQueryBuilder, Query, SqliteQueryBuilder, ValueTuple};
 use sea_orm::{DbBackend, Statement, Value};
 
-use crate::database::work::sql::{
-    ASSUMED_ELEMENTS, LeasedTexts, TableSql, has_triggers_on_postgres, key_text, plain_text, text_array,
-};
+use crate::database::work::sql::{ASSUMED_ELEMENTS, LeasedTexts, TableSql};
+use crate::database::work::sql_text::{has_triggers_on_postgres, key_text, plain_text, text_array};
 
 /// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in `service_claim`,
 /// or an array of keys; the values of the key follow.

@@ -1,5 +1,6 @@
 //! Work in the user's own tables: claims, batches, and the status of rows.
 
+mod attempt;
 pub(crate) mod batch;
 pub(crate) mod builder;
 pub(crate) mod claim;
@@ -16,6 +17,7 @@ mod key_columns;
 pub(crate) mod lease;
 pub(crate) mod leased;
 mod leased_sql;
+mod left_out;
 pub(crate) mod linked;
 pub(crate) mod portions;
 pub(crate) mod retained;
@@ -25,6 +27,7 @@ pub(crate) mod row;
 pub(crate) mod settlement;
 pub(crate) mod settler;
 pub(crate) mod sql;
+pub(crate) mod sql_text;
 pub(crate) mod together;
 pub(crate) mod work_item;
 pub(crate) mod work_state;

@@ -9,7 +9,8 @@ use sea_orm::{
 use crate::database::work::key_check;
 use crate::database::work::key_columns::key_value;
 use crate::database::work::row::key_of;
-use crate::database::work::sql::{TableSql, key_text, keys_a_portion};
+use crate::database::work::sql::{TableSql, keys_a_portion};
+use crate::database::work::sql_text::key_text;
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 

@@ -12,7 +12,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
 use crate::database::work::retained::{Deleted, TRY_AGAIN};
-use crate::database::work::sql::key_text;
+use crate::database::work::sql_text::key_text;
 use crate::service::error::Result;
 
 /// How often the rows of a table are deleted.

@@ -7,8 +7,9 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
+use crate::database::work::attempt::Backoff;
 use crate::database::work::portions::Portions;
-use crate::database::work::sql::{Backoff, FAILED, TableSql};
+use crate::database::work::sql::{FAILED, TableSql};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 

@@ -9,7 +9,9 @@ use sea_orm::{
     PrimaryKeyTrait, QueryResult, RuntimeErr, TryGetableMany,
 };
 
-use crate::database::work::sql::{self, RowRef, TableSql};
+use crate::database::work::attempt::RowRef;
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::as_integer;
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::WorkState;
 
@@ -71,7 +73,7 @@ pub(crate) fn key_in<E: EntityTrait>(row: &QueryResult, columns: &[String]) -> s
 /// Reads the row as its model.
 pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
     let model = E::Model::from_query_result(row, "")?;
-    let attempts = E::__work().attempts.and_then(|column| sql::as_integer(&model.get(column))).unwrap_or(0);
+    let attempts = E::__work().attempts.and_then(|column| as_integer(&model.get(column))).unwrap_or(0);
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model, is_suspect: false })
 }
 

@@ -1,15 +1,19 @@
 //! Settles ended runs: charges an attempt to the row in flight, and releases claims.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
+use sea_orm::sea_query::ValueTuple;
+use sea_orm::{DbBackend, DbErr, RuntimeErr};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
+use crate::database::work::attempt::{FailedAttempt, RetryDecision};
 use crate::database::work::lease;
+use crate::database::work::left_out::LeftOut;
 use crate::database::work::settler::report_failed;
-use crate::database::work::sql::{RetryDecision, key_text};
-use crate::database::work::work_state::{Charge, LeftOut, Settlement};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
+use crate::database::work::work_state::{Charge, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -139,20 +143,18 @@ impl ServiceDb {
                 self.work.forget_losses(table, [&row.key]);
                 return Ok(true);
             }
-            if !self.work.is_blamed(table, row, ErrorKind::Unavailable) {
+            if !self.work.blame_or_leave_out(table, row, ErrorKind::Unavailable) {
                 return Ok(true);
             }
         }
         let tx = self.short_tx().await?;
         let now = self.clock.now();
-        let (decision, message) = match &charge.failure {
-            Some(failure) => (failure.decision, &*failure.message),
-            None => {
-                let message = settlement.error.as_deref().unwrap_or("not settled");
-                (table.retry_decision(row.attempts, None, now), message)
-            }
-        };
-        let mut written = match write_failure(&tx, table, row, decision, message, now).await {
+        let failed = charge.failure.clone().unwrap_or_else(|| FailedAttempt {
+            decision: table.retry_decision(row.attempts, None, now),
+            message: settlement.error.clone().unwrap_or_else(|| "not settled".to_owned()),
+        });
+        let message = &failed.message;
+        let mut written = match write_failure(&tx, table, row, &failed, now).await {
             Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
             written => written?,
         };
@@ -160,10 +162,9 @@ impl ServiceDb {
             (Written::Done, None) => true,
             (Written::Done, Some(owner)) => {
                 // If the claim has expired, another worker may have claimed the row.
-                let release = lease::release(&table.name, &key_text(&row.key), owner);
-                match tx.connection().await?.execute(&release).await {
+                match lease::release_row(tx.connection().await?, &table.name, &row.key, owner).await {
                     Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
-                    released => released?.rows_affected() == 1,
+                    released => released?,
                 }
             }
             _ => false,
@@ -172,7 +173,7 @@ impl ServiceDb {
             written = write_row::committed(tx.commit().await).map_err(database_error)?;
         }
         match written {
-            Written::Done if decision == RetryDecision::Failed => {
+            Written::Done if failed.decision == RetryDecision::Failed => {
                 self.work.forget_losses(table, [&row.key]);
                 if is_ours {
                     report_failed(&self.service_id, table, row, message);
@@ -180,16 +181,8 @@ impl ServiceDb {
             }
             Written::Done | Written::Changed => {}
             Written::Refused(why) => {
-                let reason = format!("it failed ({message}), but its status cannot be written: {why}");
-                if self.work.set_aside(table, &row.key, reason.clone(), LeftOut::Unwritable) {
-                    let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
-                    crate::log::warn!(
-                        service.id = service_id,
-                        table,
-                        key,
-                        "a row is left out of claims for an hour: {reason}"
-                    );
-                }
+                let why = format!("it failed ({message}), but its status cannot be written: {why}");
+                self.leave_out(table, &row.key, &why);
             }
         }
         Ok(true)
@@ -197,6 +190,14 @@ impl ServiceDb {
 }
 
 impl ServiceDb {
+    /// Leaves a row that cannot be written out of claims for an hour.
+    pub(super) fn leave_out(&self, table: &TableSql, key: &ValueTuple, why: &str) {
+        if self.work.leave_out(table, key, why.to_owned(), LeftOut::Unwritable) {
+            let (service_id, table, key) = (&*self.service_id, &table.name, key_text(key));
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
+        }
+    }
+
     /// Whether the database is down, as far as the error of a settlement shows. One statement may find it exhausted, while it accepts
     /// others.
     async fn is_down(&self, error: &DbErr) -> bool {

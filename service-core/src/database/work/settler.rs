@@ -15,12 +15,15 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::tx_limits::TxQueue;
+use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
+use crate::database::work::left_out::LeftOut;
 use crate::database::work::row::{CompletionRefused, key_of};
-use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_text};
-use crate::database::work::work_state::{Charge, EndedBatch, LeftOut};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
+use crate::database::work::work_state::{Charge, EndedBatch};
 use crate::database::work::write_row::Written;
 use crate::panic;
 use crate::service::error::{Advice, Error, Result};
@@ -182,7 +185,7 @@ impl Settler {
         let cause = self.cause_of(item, error);
         // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
         let counts_as = cause.map(|kind| if kind == ErrorKind::Unavailable { ErrorKind::Contention } else { kind });
-        if !self.service_db.work.charge_for(&self.table, &item.row, counts_as) {
+        if !self.service_db.work.count_loss(&self.table, &item.row, counts_as) {
             return self.keep_attempts(item, error, cause).await;
         }
         let now = self.service_db.clock.now();
@@ -194,23 +197,23 @@ impl Settler {
         };
         let message = format!("{error:#}");
         // If it cannot be written now, the drop of the item records it.
-        item.failure = Some(Failure { decision, message: message.clone() });
+        let failed = FailedAttempt { decision, message };
+        item.failure = Some(failed.clone());
         let written = if self.lease.is_some() {
-            self.fail_leased(item, decision, &message).await?
+            self.fail_leased(item, &failed).await?
         } else {
-            self.fail_together(item, decision, &message).await?
+            self.fail_together(item, &failed).await?
         };
+        let message = &failed.message;
         match written {
             Written::Done => {
                 self.service_db.work.forget_losses(&self.table, [&item.row.key]);
-                self.report(&item.row, decision, error, &message);
+                self.report(&item.row, decision, error, message);
             }
             Written::Changed => return Ok(self.skip_lost(item).await),
             Written::Refused(why) => {
-                self.leave_out(
-                    &item.row.key,
-                    &format!("it failed ({message}), but its status cannot be written: {why}"),
-                );
+                let why = format!("it failed ({message}), but its status cannot be written: {why}");
+                self.leave_out(&item.row.key, &why);
                 self.release_claim_alone(&item.row).await;
             }
         }
@@ -280,10 +283,7 @@ impl Settler {
 
     /// Leaves a row that cannot be written out of claims for an hour.
     pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
-        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), LeftOut::Unwritable) {
-            let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
-            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
-        }
+        self.service_db.leave_out(&self.table, key, why);
     }
 
     /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause, because
@@ -296,7 +296,7 @@ impl Settler {
             return Ok(None);
         }
         let (table, reason) = (self.table.name.clone(), error.to_string());
-        self.service_db.work.set_aside(&self.table, &row.key, reason.clone(), LeftOut::Refused);
+        self.service_db.work.leave_out(&self.table, &row.key, reason.clone(), LeftOut::Refused);
         Ok(Some(Error::new(CompletionRefused { table, reason })))
     }
 
@@ -369,8 +369,8 @@ impl Settler {
     }
 
     /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
-    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<Failure>) {
-        if failure.is_some() || self.service_db.work.charge_for(&self.table, row, cause) {
+    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<FailedAttempt>) {
+        if failure.is_some() || self.service_db.work.count_loss(&self.table, row, cause) {
             let charge = Charge { row: row.clone(), cause, failure };
             self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
         }

@@ -5,21 +5,24 @@
 //! the pending rows only.
 
 use std::fmt::Write;
+use std::slice::Chunks;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword, LockBehavior, LockType,
-    Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
+    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, IntoIden, Keyword, LockBehavior, LockType, Query,
+    SelectStatement, TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, EntityName, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait,
-    Statement, StatementBuilder, Value,
+    ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
+    StatementBuilder, Value,
 };
 
+use crate::database::work::attempt::{Backoff, RetryDecision, RowRef};
 use crate::database::work::key_columns::{array_type, has_formats, key_value, read_as_text};
+use crate::database::work::sql_text::{as_integer, clipped, has_triggers_on_postgres, qualified};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
@@ -40,49 +43,6 @@ const PORTION: u64 = 1_000;
 /// The number of keys in a portion of the rows of `E`.
 pub(crate) fn keys_a_portion<E: EntityTrait>() -> u64 {
     if E::PrimaryKey::iter().count() == 1 { PORTION } else { COMPOSITE_KEYS_A_STATEMENT as u64 }
-}
-
-/// How long a failed row waits for its next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Backoff {
-    pub(crate) first: Duration,
-    pub(crate) longest: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { first: Duration::from_secs(10), longest: Duration::from_secs(3600) }
-    }
-}
-
-impl Backoff {
-    /// Returns the wait after the attempt with this number, from 1. It doubles each time.
-    pub(crate) fn after(self, attempt: i64) -> Duration {
-        let doublings = u32::try_from(attempt.clamp(1, 32) - 1).unwrap_or(0);
-        self.first.saturating_mul(2u32.saturating_pow(doublings)).min(self.longest)
-    }
-}
-
-/// What follows a failed attempt at a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RetryDecision {
-    Failed,
-    /// Pending again, from this time on if the table has `available_at`.
-    Again(DateTime<Utc>),
-}
-
-/// A failed attempt at a row, as it is written.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) decision: RetryDecision,
-    pub(crate) message: String,
-}
-
-/// A row, and the number of attempts before this one.
-#[derive(Clone, Debug)]
-pub(crate) struct RowRef {
-    pub(crate) key: ValueTuple,
-    pub(crate) attempts: i64,
 }
 
 /// The texts of the statements for rows that commit one by one.
@@ -205,8 +165,7 @@ impl TableSql {
 
     /// The statements that complete rows.
     pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<UpdateStatement> {
-        let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
-        keys.chunks(chunk).map(|keys| self.completion(keys, now)).collect()
+        self.portions(keys).map(|keys| self.completion(keys, now)).collect()
     }
 
     /// The same for PostgreSQL: each statement returns how many rows it changed, `completed`, and whether the table
@@ -226,13 +185,14 @@ impl TableSql {
         self.complete(keys, now).into_iter().map(with_counts).collect()
     }
 
-    fn completion(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
-        self.to_completed(now).cond_where(self.any_of(keys)).to_owned()
+    /// The keys, in portions that one statement can have.
+    fn portions<'k>(&self, keys: &'k [ValueTuple]) -> Chunks<'k, ValueTuple> {
+        keys.chunks(if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT })
     }
 
-    fn to_completed(&self, now: DateTime<Utc>) -> UpdateStatement {
+    fn completion(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
         let values = self.completed_values(self.touched(now).map(Expr::val));
-        Query::update().table(self.table.clone()).values(values).to_owned()
+        Query::update().table(self.table.clone()).values(values).cond_where(self.any_of(keys)).to_owned()
     }
 
     /// What a completed row has in its columns. `time` is the time of the update, which only a table with `updated_at` has.
@@ -253,7 +213,9 @@ impl TableSql {
     /// The statement that makes rows pending, as if they were new.
     pub(crate) fn retry(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
         let mut update = self.update(self.pending.clone(), now, false);
-        self.empty_error(&mut update);
+        if let Some(error) = &self.error {
+            update.value(error.iden.clone(), error.empty());
+        }
         if let Some(column) = &self.attempts {
             update.value(column.clone(), Expr::Constant(0.into()));
         }
@@ -267,12 +229,6 @@ impl TableSql {
     /// The statement that deletes rows.
     pub(crate) fn delete(&self, keys: &[ValueTuple]) -> DeleteStatement {
         Query::delete().from_table(self.table.clone()).cond_where(self.any_of(keys)).to_owned()
-    }
-
-    fn empty_error(&self, update: &mut UpdateStatement) {
-        if let Some(error) = &self.error {
-            update.value(error.iden.clone(), error.empty());
-        }
     }
 
     /// The statement for a row that failed. It changes the row only if it is still pending and its attempts are unchanged.
@@ -311,9 +267,7 @@ impl TableSql {
         message: Option<&str>,
         now: DateTime<Utc>,
     ) -> UpdateStatement {
-        let mut update = Query::update().table(self.table.clone()).to_owned();
-        update.value(self.status.clone(), self.failed.clone());
-        self.touch(&mut update, now);
+        let mut update = self.update(self.failed.clone(), now, false);
         if let (Some(column), Some(message)) = (&self.error, message) {
             update.value(column.iden.clone(), clipped(message, column.limit));
         }
@@ -395,11 +349,10 @@ impl TableSql {
 
     /// The queries for those of the keys whose rows exist.
     pub(crate) fn existing_among<E: EntityTrait>(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
-        let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
         let columns = || E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let select =
             |keys| Query::select().exprs(columns()).from(self.table.clone()).cond_where(self.any_of(keys)).to_owned();
-        keys.chunks(chunk).map(select).collect()
+        self.portions(keys).map(select).collect()
     }
 
     /// The queries for those of the keys whose rows are still pending.
@@ -491,114 +444,9 @@ impl TableSql {
     }
 }
 
-/// Formats a key as text, which is the same for the same row on every machine.
-pub(crate) fn key_text(key: &ValueTuple) -> String {
-    let mut text = String::new();
-    for value in key.clone() {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        if let Some(number) = as_integer(&value) {
-            // The usual case, for each row some times.
-            let _ = write!(text, "{number}");
-            continue;
-        }
-        let literal = Query::select().expr(Expr::Constant(value)).to_string(SqliteQueryBuilder);
-        text.push_str(literal.strip_prefix("SELECT ").unwrap_or(&literal));
-    }
-    text
-}
-
-/// A value as text, without quotes.
-pub(super) fn plain_text(value: Value) -> String {
-    let literal = key_text(&ValueTuple::One(value));
-    match literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
-        Some(text) => text.replace("''", "'"),
-        None => literal,
-    }
-}
-
-/// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
-/// and is prepared once.
-pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
-    Func::cust("unnest").arg(Expr::val(text_array(elements, 0)).cast_as(Alias::new(array_type))).into()
-}
-
-/// An array of PostgreSQL as text. If there are fewer elements than `least`, further ones are NULL.
-pub(crate) fn text_array(elements: impl Iterator<Item = String>, least: usize) -> String {
-    let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
-    let mut quoted: Vec<String> = quoted.collect();
-    quoted.resize(quoted.len().max(least), "NULL".to_owned());
-    format!("{{{}}}", quoted.join(","))
-}
-
-/// The value of an integer column.
-pub(crate) fn as_integer(value: &Value) -> Option<i64> {
-    match *value {
-        Value::TinyInt(n) => n.map(i64::from),
-        Value::SmallInt(n) => n.map(i64::from),
-        Value::Int(n) => n.map(i64::from),
-        Value::BigInt(n) => n,
-        Value::TinyUnsigned(n) => n.map(i64::from),
-        Value::SmallUnsigned(n) => n.map(i64::from),
-        Value::Unsigned(n) => n.map(i64::from),
-        Value::BigUnsigned(n) => n.and_then(|n| i64::try_from(n).ok()),
-        _ => None,
-    }
-}
-
 /// A status as a constant of the column's type.
 pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Expr {
     column.save_as(Expr::Constant(status.into()))
-}
-
-/// Returns the name, or a shorter one with a hash of `distinct`, since PostgreSQL truncates longer names.
-pub(crate) fn identifier(name: &str, distinct: &str) -> String {
-    const MAX_BYTES: usize = 63;
-    if name.len() <= MAX_BYTES {
-        return name.to_owned();
-    }
-    // FNV-1a, because the name must never change.
-    let hash = distinct
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{}_{hash:016x}", &name[..name.floor_char_boundary(MAX_BYTES - 17)])
-}
-
-/// Quotes a text.
-pub(crate) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// The condition that the table with this quoted name has triggers or rules of the application. A row may be in a partition, or in a
-/// table that inherits, which has triggers of its own; the rules of these do not apply.
-pub(crate) fn has_triggers_on_postgres(quoted_name: &str) -> String {
-    let table = literal(quoted_name);
-    format!(
-        "(EXISTS (WITH RECURSIVE tables(id) AS (SELECT to_regclass({table})::oid \
-         UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = id) \
-         SELECT FROM tables JOIN pg_trigger ON tgrelid = id JOIN pg_proc ON pg_proc.oid = tgfoid \
-         WHERE NOT tgisinternal AND proname <> 'service_wake') \
-         OR EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({table}) AND relhasrules))"
-    )
-}
-
-/// The condition that the table has triggers.
-pub(crate) fn has_triggers_on_sqlite(entity: &impl EntityName) -> String {
-    let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
-    let table = literal(entity.table_name());
-    format!("EXISTS (SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND tbl_name = {table} COLLATE NOCASE)")
-}
-
-/// Quotes an identifier.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The table as SQL names it.
-pub(crate) fn qualified(entity: &impl EntityName) -> String {
-    let table = quoted(entity.table_name());
-    entity.schema_name().map_or_else(|| table.clone(), |schema| format!("{}.{table}", quoted(schema)))
 }
 
 fn iden(column: impl IdenStatic) -> DynIden {
@@ -612,43 +460,5 @@ fn text_limit(column: impl ColumnTrait) -> usize {
             usize::try_from(*limit).unwrap_or(MESSAGE_LIMIT).min(MESSAGE_LIMIT)
         }
         _ => MESSAGE_LIMIT,
-    }
-}
-
-/// Shortens a message to the column's length, and replaces the zero character, which PostgreSQL refuses.
-fn clipped(message: &str, limit: usize) -> String {
-    let mut characters = message.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c });
-    let mut text: String = characters.by_ref().take(limit).collect();
-    if characters.next().is_some() {
-        text.pop();
-        text.push('…');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_doubles_up_to_its_cap() {
-        let backoff = Backoff::default();
-        let seconds = [1, 2, 3, 9, 10, 100].map(|attempt| backoff.after(attempt).as_secs());
-        assert_eq!(seconds, [10, 20, 40, 2560, 3600, 3600]);
-    }
-
-    #[test]
-    fn a_message_fits_its_column() {
-        assert_eq!(clipped("short", 5), "short");
-        assert_eq!(clipped("longer", 5), "long…");
-        assert_eq!(clipped("a\0b", 5), "a\u{fffd}b");
-    }
-
-    #[test]
-    fn different_keys_have_different_texts() {
-        let text = |values: Vec<Value>| key_text(&ValueTuple::Many(values));
-        assert_eq!(text(vec![5i64.into()]), text(vec![5i32.into()]));
-        assert_eq!(text(vec!["a','b".into()]), "'a'',''b'");
-        assert_ne!(text(vec!["a','b".into()]), text(vec!["a".into(), "b".into()]));
     }
 }

@@ -7,11 +7,13 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
+use crate::database::work::attempt::{FailedAttempt, RowRef};
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
 use crate::database::work::row::key_of;
 use crate::database::work::settler::{Settled, Settler, not_kept};
-use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
 use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
@@ -190,12 +192,11 @@ impl Settler {
     pub(super) async fn fail_together<E: EntityTrait>(
         &self,
         item: &mut Item<E>,
-        decision: RetryDecision,
-        message: &str,
+        failed: &FailedAttempt,
     ) -> Result<Written> {
         item.tx.undo_item().await?;
         let now = self.service_db.clock.now();
-        let written = write_failure(&item.tx, &self.table, &item.row, decision, message, now).await?;
+        let written = write_failure(&item.tx, &self.table, &item.row, failed, now).await?;
         item.tx.cover_savepoint().await?;
         Ok(written)
     }

@@ -8,8 +8,7 @@
 //! but a row that breaks every connection must not block its table. So after two batches in a row that lost their
 //! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +17,10 @@ use sea_orm::DbErr;
 use sea_orm::sea_query::ValueTuple;
 
 use crate::database::error_kind::ErrorKind;
-use crate::database::work::sql::{Failure, RowRef, TableSql, key_text};
+use crate::database::work::attempt::{FailedAttempt, RowRef};
+use crate::database::work::left_out::{LEAVE_OUT, LEAVE_OUT_TENTATIVELY, LeftOut, LeftOutRows, MOST_LEFT_OUT};
+use crate::database::work::sql::TableSql;
+use crate::database::work::sql_text::key_text;
 use crate::humanize;
 
 /// How many times in a row a connection may break, or another error end the work on a row, without a consequence for the row.
@@ -29,16 +31,8 @@ const CONNECTIONS: u32 = 50;
 const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 /// How long a settlement is kept whose statements always take too long.
 const MOST_SETTLING: Duration = Duration::from_secs(600);
-/// How long a row whose status cannot be written is left out of claims.
-const SET_ASIDE: Duration = Duration::from_secs(3600);
-/// The same if the table may be the cause.
-const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
-/// The same if its item meets conflicts with other transactions, at first.
+/// How long a row is left out of claims whose item meets conflicts with other transactions, at first.
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
-/// The maximum number of rows of a table that are left out. With more of them, the table is the problem.
-pub(crate) const MOST_SET_ASIDE: usize = 200;
-/// The maximum number of rows that are left out because they wait for a while, if one parameter has all their keys.
-const MOST_POSTPONED: usize = 5_000;
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -86,41 +80,9 @@ struct TableState {
     completed_beside: Option<ValueTuple>,
     /// The last row that could not be read was compared with rows of any status, and no row was read since.
     doubts_rows: bool,
-    set_aside: BTreeMap<String, SetAside>,
+    left_out: LeftOutRows,
     /// How many rows the last claim met whose key cannot be read, and why.
     unreadable_keys: Option<(u64, String)>,
-}
-
-#[derive(Debug)]
-struct SetAside {
-    key: ValueTuple,
-    until: Instant,
-    reason: String,
-    why: LeftOut,
-}
-
-/// Why a row is left out of claims, and until when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LeftOut {
-    /// Its status cannot be written: for an hour.
-    Unwritable,
-    /// The table refuses to complete it, and is the cause: for a minute, or until another row of the table completes.
-    Refused,
-    /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or until another row
-    /// of the table completes.
-    TimedOut(Duration),
-    /// Its item meets a conflict each time: for this time.
-    Conflict(Duration),
-}
-
-impl LeftOut {
-    pub(crate) fn wait(self) -> Duration {
-        match self {
-            Self::Unwritable => SET_ASIDE,
-            Self::Refused => SET_ASIDE_TENTATIVELY,
-            Self::TimedOut(wait) | Self::Conflict(wait) => wait,
-        }
-    }
 }
 
 /// A row in flight that loses an attempt.
@@ -130,7 +92,7 @@ pub(crate) struct Charge {
     /// The kind of the error that its transaction has met; `None` if it has met none.
     pub(crate) cause: Option<ErrorKind>,
     /// What is written; `None` if its run ended before the row had a result.
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<FailedAttempt>,
 }
 
 /// Writes that are due for an ended batch.
@@ -166,7 +128,19 @@ pub(crate) struct EndedBatch<'a> {
     /// Its transaction ended before the commit, and any of its rows may be the cause.
     pub(crate) has_ended: bool,
     /// The row in flight has failed by an error of its own, which is not written yet.
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<FailedAttempt>,
+}
+
+impl TableState {
+    fn summary(&self, table: &str) -> Option<LeftOutSummary> {
+        let (mut count, mut shown) = self.left_out.shown();
+        if let Some((unreadable, why)) = &self.unreadable_keys {
+            count = count.saturating_add(usize::try_from(*unreadable).unwrap_or(usize::MAX));
+            shown = shown.or(Some(("one whose key cannot be read", why)));
+        }
+        let (key, reason) = shown?;
+        Some(LeftOutSummary { table: table.to_owned(), count, key: key.to_owned(), reason: reason.to_owned() })
+    }
 }
 
 /// How many rows a claim takes.
@@ -179,7 +153,7 @@ pub(crate) struct ClaimSize {
 
 /// The rows of a table that are left out of claims.
 #[derive(Clone, Debug)]
-pub(crate) struct SetAsideRows {
+pub(crate) struct LeftOutSummary {
     pub(crate) table: String,
     pub(crate) count: usize,
     /// One of the keys, and why it is left out.
@@ -208,7 +182,7 @@ impl WorkState {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
             }
-            (Some(row), cause) => self.charge_for(ended.table, row, cause),
+            (Some(row), cause) => self.count_loss(ended.table, row, cause),
             (None, _) => false,
         };
         let EndedBatch { table, row, cause, failure, .. } = ended;
@@ -227,10 +201,11 @@ impl WorkState {
         lock(&self.settlements).push(Settlement { id, ended: Instant::now(), table, charges, owner, error: None });
     }
 
-    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own. A
-    /// charge for [`ErrorKind::Unavailable`] is decided by [`is_blamed`](Self::is_blamed) when it is written, if the database accepts
-    /// writes.
-    pub(crate) fn charge_for(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
+    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own.
+    ///
+    /// A charge for [`ErrorKind::Unavailable`] is decided when it is written, if the database accepts writes: by
+    /// [`blame_or_leave_out`](Self::blame_or_leave_out).
+    pub(crate) fn count_loss(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
         let kind = match cause {
             None | Some(ErrorKind::Statement) => return true,
             Some(kind) => kind,
@@ -247,7 +222,7 @@ impl WorkState {
             return false;
         }
         match kind {
-            ErrorKind::Contention | ErrorKind::TimedOut => self.is_blamed(table, row, kind),
+            ErrorKind::Contention | ErrorKind::TimedOut => self.blame_or_leave_out(table, row, kind),
             _ => true,
         }
     }
@@ -263,10 +238,10 @@ impl WorkState {
         }
     }
 
-    /// Whether a row that has met too many errors of this kind is the cause: other rows were completed meanwhile. If it is not, it is
-    /// left out of claims: without this, the next claim would take it first again, and the rows behind it would wait. Each time
-    /// twice as long, as the code of the item runs again after it.
-    pub(crate) fn is_blamed(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
+    /// Returns whether a row that has met too many errors of this kind is the cause: other rows were completed meanwhile. If it is
+    /// not, leaves it out of claims: otherwise the next claim would take it first again, and the rows behind it would wait. It is left
+    /// out twice as long each time, as the code of the item runs again after it.
+    pub(crate) fn blame_or_leave_out(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
         let completions = self.with_table(table, |state| state.completions);
         let losses = {
             let losses = lock(&self.row_losses);
@@ -281,19 +256,19 @@ impl WorkState {
         let longer = |first: Duration, most: Duration| first.saturating_mul(times).min(most);
         let (why, reason) = match kind {
             ErrorKind::Contention => (
-                LeftOut::Conflict(longer(CONFLICT_WAIT, SET_ASIDE_TENTATIVELY)),
+                LeftOut::Conflict(longer(CONFLICT_WAIT, LEAVE_OUT_TENTATIVELY)),
                 "its item meets a conflict with another transaction, or an exhausted server, each time",
             ),
             ErrorKind::Unavailable => (
-                LeftOut::TimedOut(longer(SET_ASIDE_TENTATIVELY, SET_ASIDE)),
+                LeftOut::TimedOut(longer(LEAVE_OUT_TENTATIVELY, LEAVE_OUT)),
                 "its statements find the server without memory or disk space each time",
             ),
             _ => (
-                LeftOut::TimedOut(longer(SET_ASIDE_TENTATIVELY, SET_ASIDE)),
+                LeftOut::TimedOut(longer(LEAVE_OUT_TENTATIVELY, LEAVE_OUT)),
                 "its status cannot be written within the limit on the time of a statement",
             ),
         };
-        if self.set_aside(table, &row.key, reason.to_owned(), why) {
+        if self.leave_out(table, &row.key, reason.to_owned(), why) {
             let (table, key) = (&table.name, key_text(&row.key));
             crate::log::warn!(table, key, "a row is left out of claims for {}: {reason}", humanize::short(why.wait()));
         }
@@ -341,10 +316,8 @@ impl WorkState {
             (state.losses, state.more) = (0, more);
             if let Some(completed) = completed {
                 state.completions += 1;
-                let stays = |why| matches!(why, LeftOut::Unwritable | LeftOut::Conflict(_));
-                let back = state.set_aside.extract_if(.., |_, row| !stays(row.why));
-                let refused = back.filter(|(_, row)| row.why == LeftOut::Refused).map(|(key, _)| key);
-                if state.refused_alone.len() > MOST_SET_ASIDE {
+                let refused = state.left_out.row_completed();
+                if state.refused_alone.len() > MOST_LEFT_OUT {
                     state.refused_alone.clear();
                 }
                 state.refused_alone.extend(refused);
@@ -365,7 +338,7 @@ impl WorkState {
 
     /// Records whether a claim has read a row. Returns whether the rows that it cannot read may be compared with rows of any status:
     /// not twice without a row between that was read, because then the table does not fit its entity any more.
-    pub(crate) fn may_doubt_rows(&self, table: &TableSql, has_read: bool) -> bool {
+    pub(crate) fn note_read(&self, table: &TableSql, has_read: bool) -> bool {
         self.with_table(table, |state| {
             let doubted = std::mem::replace(&mut state.doubts_rows, !has_read);
             !doubted
@@ -393,9 +366,11 @@ impl WorkState {
         self.with_table(table, |state| std::mem::take(&mut state.more))
     }
 
-    /// Returns whether rows with a time come first in this claim, and counts the claim. The two kinds alternate. Claims with
-    /// conditions may alternate themselves, so their turns follow a sequence that has no period (Thue–Morse): each of them has both kinds of turns equally often.
-    pub(crate) fn take_turn(&self, table: &TableSql, has_conditions: bool) -> bool {
+    /// Returns whether rows with a time come first in this claim, and counts the claim. The two kinds of rows alternate.
+    ///
+    /// A service whose claims alternate between two conditions would always begin one of them with the same kind. So the turns of
+    /// claims with conditions follow a sequence without a period (Thue–Morse).
+    pub(crate) fn dated_rows_first(&self, table: &TableSql, has_conditions: bool) -> bool {
         self.with_table(table, |state| {
             let claims = &mut state.claims[usize::from(has_conditions)];
             let turn = if has_conditions { claims.count_ones() % 2 == 1 } else { *claims % 2 == 1 };
@@ -456,39 +431,18 @@ impl WorkState {
     }
 
     /// Leaves a row out of claims. True if the row was not left out before.
-    pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let until = Instant::now() + why.wait();
-        self.with_table(table, |state| {
-            let entry = SetAside { key: key.clone(), until, reason, why };
-            state.set_aside.insert(key_text(key), entry).is_none()
-        })
+    pub(crate) fn leave_out(&self, table: &TableSql, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
+        self.with_table(table, |state| state.left_out.add(key, reason, why))
     }
 
     /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the cause itself.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
-        self.with_table(table, |state| {
-            let mut refused = state.set_aside.values().filter(|row| row.why == LeftOut::Refused);
-            refused.next().zip(refused.next()).map(|(row, _)| row.reason.clone())
-        })
+        self.with_table(table, |state| state.left_out.refusal())
     }
 
     /// The keys that are left out of claims; `None` if there are too many of them.
-    pub(crate) fn left_out(&self, table: &TableSql) -> Option<Vec<ValueTuple>> {
-        self.with_table(table, |state| {
-            let now = Instant::now();
-            state.set_aside.retain(|_, row| row.until > now);
-            // Those that wait for a while are not to be corrected. If they are too many, the others are tried again earlier.
-            let waits = |row: &SetAside| matches!(row.why, LeftOut::TimedOut(_) | LeftOut::Conflict(_));
-            let (mut waiting, mut left_out): (Vec<_>, Vec<_>) = state.set_aside.values().partition(|row| waits(row));
-            waiting.sort_by_key(|row| Reverse(row.until));
-            // Otherwise each number of keys is a statement of its own, which every connection keeps.
-            let is_one_parameter = waiting.first().is_some_and(|row| table.has_arrays_of(&row.key));
-            let most = if is_one_parameter { MOST_POSTPONED } else { MOST_SET_ASIDE };
-            waiting.truncate(most.saturating_sub(left_out.len()));
-            let are_few = left_out.len() <= MOST_SET_ASIDE;
-            left_out.append(&mut waiting);
-            are_few.then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
-        })
+    pub(crate) fn left_out_keys(&self, table: &TableSql) -> Option<Vec<ValueTuple>> {
+        self.with_table(table, |state| state.left_out.keys(table))
     }
 
     /// How many due rows the last claim met whose key cannot be read.
@@ -502,22 +456,9 @@ impl WorkState {
     }
 
     /// The rows that are left out of claims, by table.
-    pub(crate) fn set_aside_rows(&self) -> Vec<SetAsideRows> {
-        let now = Instant::now();
+    pub(crate) fn left_out_rows(&self) -> Vec<LeftOutSummary> {
         let tables = lock(&self.tables);
-        let mut found: Vec<SetAsideRows> = tables
-            .iter()
-            .filter_map(|(table, state)| {
-                let rows = state.set_aside.iter().filter(|(_, row)| row.until > now);
-                let mut rows = rows.map(|(key, row)| (key.as_str(), &row.reason)).peekable();
-                let unreadable = state.unreadable_keys.as_ref();
-                let (key, reason) =
-                    rows.peek().copied().or(unreadable.map(|(_, why)| ("one whose key cannot be read", why)))?;
-                let (table, key, reason) = (table.clone(), key.to_owned(), reason.clone());
-                let unreadable = unreadable.map_or(0, |(count, _)| usize::try_from(*count).unwrap_or(usize::MAX));
-                Some(SetAsideRows { table, count: rows.count() + unreadable, key, reason })
-            })
-            .collect();
+        let mut found: Vec<LeftOutSummary> = tables.iter().filter_map(|(table, state)| state.summary(table)).collect();
         found.sort_by(|a, b| a.table.cmp(&b.table));
         found
     }
@@ -546,7 +487,7 @@ impl WorkState {
                 if !is_own {
                     charge.cause = Some(kind);
                 }
-                is_own || self.charge_for(&table, &charge.row, Some(kind))
+                is_own || self.count_loss(&table, &charge.row, Some(kind))
             });
         }
     }

@@ -6,7 +6,8 @@ use sea_orm::{ConnectionTrait, DbErr, StatementBuilder};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
-use crate::database::work::sql::{RetryDecision, RowRef, TableSql};
+use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
+use crate::database::work::sql::TableSql;
 use crate::service::error::Error;
 
 /// The lengths of the shorter messages, in characters.
@@ -27,12 +28,12 @@ pub(crate) async fn write_failure(
     tx: &Transaction,
     table: &TableSql,
     row: &RowRef,
-    decision: RetryDecision,
-    message: &str,
+    failed: &FailedAttempt,
     now: DateTime<Utc>,
 ) -> Result<Written, DbErr> {
+    let decision = failed.decision;
     let update = |message: Option<&str>| table.fail(&row.key, row.attempts, decision, message, now);
-    match try_messages(tx, message, update).await? {
+    match try_messages(tx, &failed.message, update).await? {
         UpdateResult::Changed if decision == RetryDecision::Failed => unless_kept(tx, &table.pending(&row.key)).await,
         UpdateResult::Changed => Ok(Written::Done),
         // SQLite does not count the rows that the triggers of a view change.

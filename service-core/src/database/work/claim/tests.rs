@@ -106,26 +106,26 @@ fn rows_that_wait_are_left_out_although_they_are_many() {
     let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Postgres, Backoff::default()));
     let leave_out = |ids: std::ops::Range<i64>, why| {
         for id in ids {
-            work.set_aside(&table, &ValueTuple::One(id.into()), "a conflict".to_owned(), why);
+            work.leave_out(&table, &ValueTuple::One(id.into()), "a conflict".to_owned(), why);
         }
     };
     leave_out(0..3_000, LeftOut::Conflict(Duration::from_secs(60)));
     leave_out(3_000..3_200, LeftOut::Unwritable);
-    assert_eq!(work.left_out(&table).map(|keys| keys.len()), Some(3_200));
+    assert_eq!(work.left_out_keys(&table).map(|keys| keys.len()), Some(3_200));
     leave_out(3_200..3_201, LeftOut::Unwritable);
-    assert_eq!(work.left_out(&table), None, "they are to be corrected");
+    assert_eq!(work.left_out_keys(&table), None, "they are to be corrected");
 }
 
 #[test]
 fn rows_whose_key_cannot_be_read_are_among_those_that_are_left_out() {
     let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
-    let shown = || work.set_aside_rows().into_iter().map(|rows| (rows.count, rows.key, rows.reason)).next();
+    let shown = || work.left_out_rows().into_iter().map(|rows| (rows.count, rows.key, rows.reason)).next();
     work.keys_were_read(&table, 0, None);
     assert_eq!(shown(), None);
     work.keys_were_read(&table, 3, Some(&DbErr::Type("not a number".to_owned())));
     let expected = (3, "one whose key cannot be read".to_owned(), "Type Error: not a number".to_owned());
     assert_eq!(shown(), Some(expected));
-    work.set_aside(&table, &ValueTuple::One(7_i64.into()), "a conflict".to_owned(), LeftOut::Unwritable);
+    work.leave_out(&table, &ValueTuple::One(7_i64.into()), "a conflict".to_owned(), LeftOut::Unwritable);
     assert_eq!(shown(), Some((4, "7".to_owned(), "a conflict".to_owned())));
     work.keys_were_read(&table, 0, None);
     assert_eq!(shown(), Some((1, "7".to_owned(), "a conflict".to_owned())));
