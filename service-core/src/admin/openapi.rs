@@ -5,23 +5,21 @@ use axum::extract::{OriginalUri, State};
 use axum::http::{Method, Uri};
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{
-    AdditionalProperties, AllOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat,
-    SchemaType, Type,
-};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::{
-    Components, ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
-    Required, ResponseBuilder, Server,
+    Components, ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, RefOr, Required,
+    ResponseBuilder, Server,
 };
 
 use crate::admin::access::{self, Access};
 use crate::admin::app::AppState;
 use crate::admin::commands::Command;
-use crate::observe::health::HealthStatus;
-use crate::service::state::ServiceState;
+use crate::admin::openapi::schemas::{any, list, map, one_of, reference, text};
+
+mod schemas;
 
 /// The names of the schemes by which the token is sent: in a header, or in the cookie of `POST /login`.
 const TOKEN: &str = "token";
@@ -48,7 +46,15 @@ fn describe(access: &Access, mount: &str) -> OpenApi {
     OpenApiBuilder::new().info(info).servers(servers).paths(paths(access)).components(Some(components())).build()
 }
 
-// ── paths ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+fn components() -> Components {
+    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(access::COOKIE)));
+    ComponentsBuilder::new()
+        .schemas_from_iter(schemas::all())
+        .security_scheme(TOKEN, SecurityScheme::Http(token))
+        .security_scheme(COOKIE, cookie)
+        .build()
+}
 
 fn paths(access: &Access) -> Paths {
     let mut paths = Paths::new();
@@ -261,303 +267,4 @@ fn parameter(name: &str, place: ParameterIn, schema: RefOr<Schema>, description:
         .schema(Some(schema))
         .description(Some(description))
         .build()
-}
-
-// ── schemas ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-fn components() -> Components {
-    let number = || typed(Type::Number);
-    let integer = || typed(Type::Integer);
-    let boolean = || typed(Type::Boolean);
-    let states = || words(ServiceState::ALL.map(ServiceState::as_str));
-    let statuses = || {
-        words([HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy].map(|status| status.to_string()))
-    };
-    let health = object([
-        ("service_id", text(), true),
-        ("labels", map(text()), true),
-        ("optional", boolean(), false),
-        ("state", states(), true),
-        ("status", statuses(), true),
-        ("reason", or_null(Type::String), true),
-        ("running", boolean(), true),
-        ("paused", boolean(), true),
-        ("failures", integer(), true),
-        ("max_failures", or_null(Type::Integer), true),
-        ("last_run", time_or_null(), true),
-        ("last_success", time_or_null(), true),
-        ("next_run", time_or_null(), true),
-        ("last_run_duration_ms", or_null(Type::Integer), true),
-        ("last_error", or_null(Type::String), true),
-        ("total_processed", integer(), true),
-        ("total_failed", integer(), true),
-        ("error_count", integer(), true),
-        ("runs", integer(), true),
-        ("restarts", integer(), true),
-        ("metrics", map(or_null(Type::Number)), true),
-    ]);
-    let run = object([
-        ("run", integer(), true),
-        ("started_at", time(), true),
-        ("duration_ms", number(), true),
-        ("succeeded", boolean(), true),
-        ("processed", integer(), true),
-        ("failed", integer(), true),
-        ("failure", or_null(Type::String), true),
-        ("error", or_null(Type::String), true),
-    ]);
-    let report = object([
-        ("run", or_null(Type::Integer), true),
-        ("succeeded", boolean(), true),
-        ("processed", integer(), true),
-        ("failed", integer(), true),
-        ("again", boolean(), true),
-        ("duration_ms", number(), true),
-        ("error", or_null(Type::String), true),
-    ]);
-    let option = object([
-        ("key", text(), true),
-        ("value", text(), true),
-        ("layer", text(), true),
-        ("place", text(), true),
-        ("hides", list(reference("ExplainedOption")), true),
-    ]);
-    let explanation = object([
-        ("service_id", text(), true),
-        ("labels", map(text()), true),
-        ("optional", boolean(), true),
-        ("parent", or_null(Type::String), true),
-        ("type_name", text(), true),
-        ("place", text(), true),
-        ("requester_id", text(), true),
-        ("at", time(), true),
-        ("state", states(), true),
-        ("status", statuses(), true),
-        ("reason", or_null(Type::String), true),
-        ("now", text(), true),
-        ("schedule", text(), true),
-        ("next_runs", list(time()), true),
-        ("options", list(reference("ExplainedOption")), true),
-        ("settings", list(object([("key", text(), true), ("place", text(), true)])), true),
-        ("rejected", list(text()), true),
-    ]);
-    let work = object([
-        ("table", text(), true),
-        ("pending", integer(), false),
-        ("due", integer(), false),
-        ("in_flight", integer(), false),
-        ("failed", integer(), false),
-        ("oldest_due_seconds", or_null(Type::Number), false),
-        ("sampled_at", time_or_null(), true),
-        ("error", or_null(Type::String), true),
-    ]);
-    let probed = || {
-        object([
-            ("service_id", text(), true),
-            ("state", states(), true),
-            ("status", statuses(), true),
-            ("reason", or_null(Type::String), false),
-        ])
-    };
-    let until = || or_null(Type::String);
-    let schemas = [
-        ("Error", object([("error", text(), true)])),
-        ("Live", object([("live", boolean(), true), ("reason", or_null(Type::String), true)])),
-        (
-            "Ready",
-            object([
-                ("ready", boolean(), true),
-                ("reason", or_null(Type::String), true),
-                ("status", statuses(), true),
-                ("services", list(probed()), true),
-            ]),
-        ),
-        ("ServiceHealth", health),
-        ("Run", run),
-        ("RunReport", report),
-        ("RunAnswer", all_of([reference("ServiceHealth"), object([("report", reference("RunReport"), false)])])),
-        ("ExplainedOption", option),
-        ("Explanation", explanation),
-        (
-            "Override",
-            object([
-                ("key", text(), true),
-                ("value", any(), true),
-                ("by", text(), true),
-                ("why", text(), true),
-                ("at", time(), true),
-                ("until", time_or_null(), true),
-            ]),
-        ),
-        ("Author", input([("by", or_null_text(100), false), ("why", or_null_text(1_000), false)])),
-        (
-            "NewOverride",
-            input([
-                ("value", any(), true),
-                ("by", or_null_text(100), false),
-                ("why", or_null_text(1_000), false),
-                ("until", until(), false),
-            ]),
-        ),
-        ("Login", object([("token", text(), true), ("next", text(), false)])),
-        ("WorkTable", work),
-        (
-            "FailedRow",
-            object([
-                ("key", list(text()), true),
-                ("error", or_null(Type::String), true),
-                ("attempts", or_null(Type::Integer), true),
-                ("updated_at", or_null(Type::String), true),
-            ]),
-        ),
-        (
-            "Retry",
-            one_of([
-                input([
-                    (
-                        "keys",
-                        ArrayBuilder::new().items(list(text())).min_items(Some(1)).max_items(Some(500)).build().into(),
-                        true,
-                    ),
-                    ("by", or_null_text(100), false),
-                    ("why", or_null_text(1_000), false),
-                ]),
-                input([
-                    (
-                        "all",
-                        ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build().into(),
-                        true,
-                    ),
-                    ("by", or_null_text(100), false),
-                    ("why", or_null_text(1_000), false),
-                ]),
-            ]),
-        ),
-        ("Retried", object([("retried", integer(), true)])),
-        (
-            "AuditEntry",
-            object([
-                ("id", text(), true),
-                ("at", time(), true),
-                ("subject", text(), true),
-                ("action", text(), true),
-                ("detail", text(), true),
-                ("by", text(), true),
-                ("why", text(), true),
-            ]),
-        ),
-        (
-            "Replica",
-            object([
-                ("id", text(), true),
-                ("host", text(), true),
-                ("pid", integer(), true),
-                ("version", text(), true),
-                ("started_at", time(), true),
-                ("seen_ms_ago", integer(), true),
-                ("is_live", boolean(), true),
-                ("is_this", boolean(), true),
-                ("services", list(reference("ReplicaService")), true),
-            ]),
-        ),
-        (
-            "ReplicaService",
-            object([
-                ("service_id", text(), true),
-                ("state", states(), true),
-                ("status", statuses(), true),
-                ("reason", or_null(Type::String), false),
-                ("lease_epoch", integer(), false),
-            ]),
-        ),
-    ];
-    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-    let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(access::COOKIE)));
-    ComponentsBuilder::new()
-        .schemas_from_iter(schemas)
-        .security_scheme(TOKEN, SecurityScheme::Http(token))
-        .security_scheme(COOKIE, cookie)
-        .build()
-}
-
-fn reference(name: &str) -> RefOr<Schema> {
-    Ref::from_schema_name(name).into()
-}
-
-fn typed(kind: Type) -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(kind).build().into()
-}
-
-fn any() -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(SchemaType::AnyValue).build().into()
-}
-
-fn map(of: RefOr<Schema>) -> RefOr<Schema> {
-    ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(of))).build().into()
-}
-
-fn text() -> RefOr<Schema> {
-    typed(Type::String)
-}
-
-fn time() -> RefOr<Schema> {
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-        .build()
-        .into()
-}
-
-fn time_or_null() -> RefOr<Schema> {
-    let kinds = SchemaType::from_iter([Type::String, Type::Null]);
-    ObjectBuilder::new()
-        .schema_type(kinds)
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-        .build()
-        .into()
-}
-
-fn or_null(kind: Type) -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null])).build().into()
-}
-
-fn or_null_text(longest: usize) -> RefOr<Schema> {
-    let kinds = SchemaType::from_iter([Type::String, Type::Null]);
-    ObjectBuilder::new().schema_type(kinds).max_length(Some(longest)).build().into()
-}
-
-fn words<T: Into<serde_json::Value>>(words: impl IntoIterator<Item = T>) -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.into_iter().map(Into::into))).build().into()
-}
-
-fn list(of: RefOr<Schema>) -> RefOr<Schema> {
-    ArrayBuilder::new().items(of).build().into()
-}
-
-/// The properties of an object, each with whether it is always there.
-type Properties<const N: usize> = [(&'static str, RefOr<Schema>, bool); N];
-
-fn builder<const N: usize>(properties: Properties<N>) -> ObjectBuilder {
-    let add = |object: ObjectBuilder, (name, schema, required): (&str, RefOr<Schema>, bool)| {
-        let object = object.property(name, schema);
-        if required { object.required(name) } else { object }
-    };
-    properties.into_iter().fold(ObjectBuilder::new(), add)
-}
-
-fn object<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
-    builder(properties).build().into()
-}
-
-fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
-    RefOr::T(Schema::OneOf(schemas.into_iter().fold(OneOfBuilder::new(), OneOfBuilder::item).build()))
-}
-
-fn all_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
-    RefOr::T(Schema::AllOf(schemas.into_iter().fold(AllOfBuilder::new(), AllOfBuilder::item).build()))
-}
-
-/// An object that has no other properties.
-fn input<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
-    builder(properties).additional_properties(Some(AdditionalProperties::FreeForm(false))).build().into()
 }
