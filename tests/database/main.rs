@@ -29,6 +29,7 @@ mod leases;
 mod limits;
 mod messages;
 mod missed;
+mod needs;
 mod order;
 mod outages;
 mod promises;
@@ -300,6 +301,7 @@ exercise! {
         a_missing_index_is_reported_once_with_its_sql,
         a_missing_table_is_not_reported_as_missing_an_index,
         rows_that_are_set_aside_are_reported_with_their_keys,
+        a_batch_without_a_commit_is_reported,
         a_status_enum_without_the_statuses_is_refused,
         the_error_names_a_missing_table,
         a_start_logs_nothing_of_the_database;

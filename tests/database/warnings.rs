@@ -138,6 +138,29 @@ mod narrow {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+pub(crate) async fn a_batch_without_a_commit_is_reported(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let (log, _listening) = Log::listen();
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let settle_two = async || -> Result<()> {
+        let mut batch = service_db.claim::<job::Entity>(2).await?;
+        while let Some(item) = batch.next().await? {
+            item.settle(Ok::<(), Error>(())).await?;
+        }
+        Ok(())
+    };
+    let reports = || log.warnings().into_iter().filter(|line| line.contains("batch.commit()")).collect::<Vec<_>>();
+    settle_two().await.unwrap();
+    service_db.settle(Some("the run failed")).await.unwrap();
+    assert_eq!(reports(), Vec::<String>::new(), "a run that fails drops its batch");
+    settle_two().await.unwrap();
+    service_db.settle(None).await.unwrap();
+    let reports = reports();
+    assert!(matches!(&reports[..], [report] if report.contains("2 of its items")), "{reports:?}");
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(3));
+    assert_eq!(log.warnings().len(), 2, "{:?}", log.warnings());
+}
+
 pub(crate) async fn a_status_enum_without_the_statuses_is_refused(bench: Bench) {
     create(&bench.db, narrow::Entity).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");

@@ -150,10 +150,11 @@ impl DatabaseExtension {
     }
 
     /// Access to the database for a service, or for the registry's own work.
-    fn service_db(&self, services: &Services, id: Arc<str>) -> ServiceDb {
+    fn service_db(&self, services: &Arc<Services>, id: Arc<str>) -> ServiceDb {
         let shared = services.shared.clone();
         let clock = WallClock::new(move || shared.clock.wall_now().into());
         let db = ServiceDb::new(self.watcher().db.clone(), id)
+            .with_services(services)
             .with_tables(self.availability().tables().clone())
             .with_retained(self.retained.clone())
             .with_notifier(self.notifier.clone())

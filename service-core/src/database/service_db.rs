@@ -1,6 +1,6 @@
 //! [`ServiceDb`]: one service's access to the registry's database.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
@@ -19,6 +19,7 @@ use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
 use crate::service::error::Result;
 
 /// One service's access to the registry's database. Cheap to clone.
@@ -37,6 +38,8 @@ pub struct ServiceDb {
     pub(crate) tables: Arc<FrameworkTables>,
     pub(crate) retained: Arc<RetainedTables>,
     used: Arc<AtomicBool>,
+    /// The services of the registry, if the service belongs to one.
+    services: Weak<Services>,
 }
 
 impl ServiceDb {
@@ -65,7 +68,19 @@ impl ServiceDb {
             tables: Arc::new(FrameworkTables::ready()),
             retained: Arc::default(),
             used: Arc::default(),
+            services: Weak::new(),
         }
+    }
+
+    /// Sets the registry's services.
+    pub(crate) fn with_services(mut self, services: &Arc<Services>) -> Self {
+        self.services = Arc::downgrade(services);
+        self
+    }
+
+    /// Whether something that the service names in `needs` is down.
+    pub(crate) fn need_is_down(&self) -> bool {
+        self.services.upgrade().is_some_and(|services| services.need_is_down(&self.service_id))
     }
 
     /// Sets the tables that the registry creates.

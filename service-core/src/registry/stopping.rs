@@ -67,7 +67,9 @@ impl ServiceRegistry {
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///
     /// # Errors
-    /// A service is `Failed`, from before or during the shutdown, or did not stop in time. The message names each such service.
+    /// A service is `Failed`, from before or during the shutdown, or has not stopped when the time is over. The message names each
+    /// such service. A run or a `cleanup` that is aborted is no error: the log and the event
+    /// [`Aborted`](crate::ServiceEventKind::Aborted) name it.
     pub async fn shutdown(&self) -> Result<()> {
         let session = self.session();
         self.begin_shutdown();

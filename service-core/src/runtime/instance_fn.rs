@@ -8,6 +8,11 @@ use crate::runtime::lifecycle::BoxFuture;
 
 /// A closure that builds the instances of a service: `|| S`, `|| Result<S, E>`, `async |cx: &Context| S` or
 /// `async |cx: &Context| Result<S, E>`. The captures of an async closure are cloned for each instance.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not build instances of a service",
+    label = "not a closure that builds instances",
+    note = "write `|| S` or `async |cx: &Context| S`, with the type of `cx`; for an instance that exists, call `register`"
+)]
 pub trait InstanceFn<Form>: Send + Sync + 'static {
     /// The return type of the closure.
     type Out: 'static;

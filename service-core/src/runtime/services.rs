@@ -82,6 +82,16 @@ impl Services {
         self.concerning(service).any(|resource| resource.was_down_since(at))
     }
 
+    /// Whether a resource that the service with this id names in `needs` is down. Those that seem up are checked soon.
+    pub(crate) fn need_is_down(&self, id: &str) -> bool {
+        let Some(service) = self.get(id) else { return false };
+        let needed = self.resources.iter().filter(|resource| service.inner.needs(resource.name()));
+        needed.fold(false, |is_down, resource| {
+            resource.is_suspected();
+            is_down || resource.outage().is_some()
+        })
+    }
+
     /// The resources that this service uses or needs.
     fn concerning<'a>(&'a self, service: &'a ServiceInner) -> impl Iterator<Item = &'a Arc<dyn Resource>> {
         self.resources.iter().filter(|resource| resource.is_used_by(service) || service.needs(resource.name()))

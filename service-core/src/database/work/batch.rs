@@ -27,7 +27,8 @@ use crate::service::outcome::Outcome;
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
 /// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an attempt
-/// (or becomes `failed`), and the next run claims the others again.
+/// (or becomes `failed`), and the next run claims the others again. If items were settled and the run succeeds all the same, a
+/// warning says that `commit` was not called.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
     /// The item that was lent last. Dropped before the settler.
@@ -37,6 +38,8 @@ pub struct Batch<E: EntityTrait> {
     tx: Option<Transaction>,
     unlent: Unlent<E>,
     pub(super) tally: Tally,
+    /// `commit` was called.
+    commits: bool,
 }
 
 /// The rows that were not lent.
@@ -160,7 +163,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// A batch of leased rows, or one without rows.
     pub(crate) fn new(settler: Settler) -> Self {
         let unlent = Unlent { rows: Rows::new(), have_expired: false };
-        Self { current: None, settler, tx: None, unlent, tally: Tally::default() }
+        Self { current: None, settler, tx: None, unlent, tally: Tally::default(), commits: false }
     }
 
     /// A batch that is one transaction, which has begun.
@@ -241,6 +244,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// The database refused the commit. Then nothing of a `claim` was written; the next runs claim the same rows one by one,
     /// so that only the row that is the cause loses an attempt.
     pub async fn commit(mut self) -> Result<Outcome> {
+        self.commits = true;
         self.fail_unsettled().await?;
         let again = self.tally.more || self.unlent.are_left();
         if self.lease().is_none() {
@@ -386,6 +390,11 @@ impl<E: EntityTrait> Drop for Batch<E> {
     fn drop(&mut self) {
         if let Some(item) = &self.current {
             self.settler.record_dropped(item);
+        }
+        let Settler { service_db, table, lease, .. } = &self.settler;
+        let settled = self.tally.processed + self.tally.failed;
+        if !self.commits && lease.is_none() && settled > 0 {
+            service_db.work.drop_uncommitted(table, settled);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sea_orm::sea_query::ValueTuple;
+use tokio::time::Instant;
 
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
@@ -28,8 +29,8 @@ pub(crate) enum LeftOut {
     /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or until another row
     /// of the table completes.
     TimedOut(Duration),
-    /// Its item meets a conflict each time: for this time.
-    Conflict(Duration),
+    /// Its item meets a conflict each time, or something that the service needs is down: for this time.
+    Waits(Duration),
 }
 
 impl LeftOut {
@@ -37,13 +38,13 @@ impl LeftOut {
         match self {
             Self::Unwritable => LEAVE_OUT,
             Self::Refused => LEAVE_OUT_TENTATIVELY,
-            Self::TimedOut(wait) | Self::Conflict(wait) => wait,
+            Self::TimedOut(wait) | Self::Waits(wait) => wait,
         }
     }
 
     /// Whether the row only waits: it is not to be corrected.
     fn is_wait(self) -> bool {
-        matches!(self, Self::TimedOut(_) | Self::Conflict(_))
+        matches!(self, Self::TimedOut(_) | Self::Waits(_))
     }
 
     fn ends_with_a_completion(self) -> bool {

@@ -81,6 +81,16 @@ impl ServiceDb {
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged again,
     /// because it is no longer as it was claimed.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
+        let items = settlement.uncommitted;
+        if items > 0 && settlement.error.is_none() {
+            let (service_id, table) = (&*self.service_id, &settlement.table.name);
+            crate::log::warn!(
+                service.id = service_id,
+                table,
+                "a batch was dropped after {items} of its items had been settled, so nothing of it is written, and the next run claims its \
+                 rows again: end the loop with `batch.commit().await`"
+            );
+        }
         // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.
         self.release(settlement, &settlement.charges).await?;
         let mut is_settled = true;

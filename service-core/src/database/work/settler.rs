@@ -71,6 +71,9 @@ enum Trial {
     Unknown,
 }
 
+/// How long a row is left out of claims that failed during an outage.
+const OUTAGE_WAIT: Duration = Duration::from_secs(10);
+
 /// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they refuse.
 const TRIAL: &str = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'; SET CONSTRAINTS ALL IMMEDIATE";
 
@@ -183,6 +186,12 @@ impl Settler {
             return Ok(Settled::Failed);
         }
         let cause = self.cause_of(item, error);
+        if cause.is_none() && self.may_follow_from_outage(error) {
+            // The next claims take other rows first: perhaps these do not use what is down.
+            let reason = "it failed while something that the service needs is down".to_owned();
+            self.service_db.work.leave_out(&self.table, &item.row.key, reason, LeftOut::Waits(OUTAGE_WAIT));
+            return self.keep_attempts(item, error, None).await;
+        }
         // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
         let counts_as = cause.map(|kind| if kind == ErrorKind::Unavailable { ErrorKind::Contention } else { kind });
         if !self.service_db.work.count_loss(&self.table, &item.row, counts_as) {
@@ -229,6 +238,12 @@ impl Settler {
         let holds_lock = self.lease.is_none() && self.table.backend == DbBackend::Sqlite;
         let is_own = |kind: &ErrorKind| !kind.is_passing() || holds_lock && *kind == ErrorKind::Contention;
         kinds.into_iter().flatten().find(|kind| !is_own(kind))
+    }
+
+    /// Whether an error of an item may come from an outage of what the service names in `needs`.
+    fn may_follow_from_outage(&self, error: &Error) -> bool {
+        let is_own = matches!(error.advice(), Advice::Fatal) || error.find::<ItemPanicked>().is_some();
+        !is_own && self.service_db.need_is_down()
     }
 
     /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it was.

@@ -104,6 +104,8 @@ pub(crate) struct Settlement {
     pub(crate) charges: Vec<Charge>,
     /// The owner of the claims to release.
     pub(crate) owner: Option<String>,
+    /// How many items were settled in a batch whose rows commit together, and which was dropped without a commit.
+    pub(crate) uncommitted: u64,
     /// The error that ended the run.
     pub(crate) error: Option<String>,
 }
@@ -187,18 +189,25 @@ impl WorkState {
         };
         let EndedBatch { table, row, cause, failure, .. } = ended;
         if let Some(row) = row.filter(|_| charges || failure.is_some()) {
-            self.push(table, vec![Charge { row, cause, failure }], None);
+            self.push(table, vec![Charge { row, cause, failure }], None, 0);
         }
     }
 
     /// Records a leased batch that ended: these rows lose an attempt, and then the claims are released.
     pub(crate) fn defer_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>) {
-        self.push(table, charges, Some(owner));
+        self.push(table, charges, Some(owner), 0);
     }
 
-    fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>) {
+    /// Records a batch of rows that commit together, which was dropped after items had been settled. That is a mistake if the run
+    /// succeeds.
+    pub(crate) fn drop_uncommitted(&self, table: &Arc<TableSql>, settled: u64) {
+        self.push(table, Vec::new(), None, settled);
+    }
+
+    fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>, uncommitted: u64) {
         let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
-        lock(&self.settlements).push(Settlement { id, ended: Instant::now(), table, charges, owner, error: None });
+        let settlement = Settlement { id, ended: Instant::now(), table, charges, owner, uncommitted, error: None };
+        lock(&self.settlements).push(settlement);
     }
 
     /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own.
@@ -256,7 +265,7 @@ impl WorkState {
         let longer = |first: Duration, most: Duration| first.saturating_mul(times).min(most);
         let (why, reason) = match kind {
             ErrorKind::Contention => (
-                LeftOut::Conflict(longer(CONFLICT_WAIT, LEAVE_OUT_TENTATIVELY)),
+                LeftOut::Waits(longer(CONFLICT_WAIT, LEAVE_OUT_TENTATIVELY)),
                 "its item meets a conflict with another transaction, or an exhausted server, each time",
             ),
             ErrorKind::Unavailable => (

@@ -109,7 +109,7 @@ fn rows_that_wait_are_left_out_although_they_are_many() {
             work.leave_out(&table, &ValueTuple::One(id.into()), "a conflict".to_owned(), why);
         }
     };
-    leave_out(0..3_000, LeftOut::Conflict(Duration::from_secs(60)));
+    leave_out(0..3_000, LeftOut::Waits(Duration::from_secs(60)));
     leave_out(3_000..3_200, LeftOut::Unwritable);
     assert_eq!(work.left_out_keys(&table).map(|keys| keys.len()), Some(3_200));
     leave_out(3_200..3_201, LeftOut::Unwritable);
