@@ -163,6 +163,9 @@ async fn unknown_probes_and_wrong_names_are_errors_at_the_start() {
     assert!(error.contains("add `.probe(\"broker\", …)` to the builder"), "{error}");
     let error = build("database").build().await.unwrap_err().to_string();
     assert!(error.contains("add a database to the builder"), "{error}");
+    let both = build("broker").options_of("client", ServiceOptions::new().depends_on(["clint"]));
+    let error = both.build().await.unwrap_err().to_string();
+    assert!(error.contains("the probe `broker`") && error.contains("`clint`"), "all mistakes at once: {error}");
     let twice = build("api").probe("api", every, check).probe("api", every, check);
     let error = twice.build().await.unwrap_err().to_string();
     assert!(error.contains("two probes with the name `api`"), "{error}");

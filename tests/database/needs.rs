@@ -61,7 +61,8 @@ async fn items_that_fail_during_an_outage_lose_no_attempt(bed: Bed) {
         bed.start(Sender { is_away: is_away.clone(), is_fatal: false, together }).await;
     }
     bed.run_for(Duration::from_secs(600)).await;
-    let (most, failed) = (number(&db, "SELECT CAST(max(attempts) AS BIGINT) FROM job").await, number(&db, FAILED).await);
+    let (most, failed) =
+        (number(&db, "SELECT CAST(max(attempts) AS BIGINT) FROM job").await, number(&db, FAILED).await);
     assert!(most <= 1 && failed == 0, "an attempt counts until the probe has failed: {most} attempts, {failed} failed");
     is_away.store(false, Ordering::SeqCst);
     bed.run_for(Duration::from_secs(60)).await;

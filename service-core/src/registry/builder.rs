@@ -275,20 +275,62 @@ impl RegistryBuilder {
         registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
         check_ids(&registrations, &mut problems);
-        let mut options = apply_options(&mut registrations, std::mem::take(&mut self.options));
+        let options = apply_options(&mut registrations, std::mem::take(&mut self.options));
 
+        let inputs = self.take_inputs();
+        let requester_id = self.take_requester_id(&inputs);
+        let companions = self.build_companions(&inputs, &mut problems);
+        let sources = Sources::load(inputs);
+        problems.extend(sources.errors().iter().map(ToString::to_string));
+        let mut registrations = instances::repeat(registrations, &sources, &mut problems);
+        check_names(&registrations, &mut problems);
+        apply_options_by_id(&mut registrations, options, &mut problems);
+
+        let extension: Arc<dyn Extension> = match self.extension.take() {
+            Some(builder) => builder.build().await?,
+            None => Arc::new(NoExtension),
+        };
+        let shared = self.share(requester_id);
+        for builder in inventory::iter::<LeasesBuilder> {
+            (builder.install)(&*extension, &shared);
+        }
+        let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);
+        let resources: Vec<Arc<dyn Resource>> = extension.resource().into_iter().chain(probes).collect();
+        warn_of_unknown_sections(&registrations, &sources);
+        let services = register_all(registrations, &shared, &sources, &mut problems, |service| {
+            let resolved = service.inner.lock().requests.resolved.clone();
+            check_resolved(service.id(), &resolved, &*extension, &resources)
+        });
+        // Two services with the same id may have the same mistakes.
+        let mut reported = BTreeSet::new();
+        problems.retain(|problem| reported.insert(problem.clone()));
+        if !problems.is_empty() {
+            return Err(Error::new(BuildError { problems }));
+        }
+        Ok(self.finish(Services::new(shared, sources, resources), services, extension, companions))
+    }
+
+    /// The configuration of the process, with what the builder sets.
+    fn take_inputs(&mut self) -> Inputs {
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
         inputs.file = self.config_file.take().or(inputs.file);
         inputs.sets.append(&mut self.sets);
         inputs.sets_for_all.append(&mut self.sets_for_all);
-        let system_id = inputs.environment.iter().find(|(name, _)| name == "SYSTEM_ID");
-        let requester_id = self
-            .requester_id
-            .or_else(|| system_id.and_then(|(_, value)| value.to_str().filter(|id| !id.is_empty()).map(str::to_owned)))
-            .unwrap_or_else(|| "system".to_owned());
         if self.without_systemd {
             inputs.environment.retain(|(name, _)| name != "NOTIFY_SOCKET");
         }
+        inputs
+    }
+
+    fn take_requester_id(&mut self, inputs: &Inputs) -> String {
+        let system_id = inputs.environment.iter().find(|(name, _)| name == "SYSTEM_ID");
+        self.requester_id
+            .take()
+            .or_else(|| system_id.and_then(|(_, value)| value.to_str().filter(|id| !id.is_empty()).map(str::to_owned)))
+            .unwrap_or_else(|| "system".to_owned())
+    }
+
+    fn build_companions(&mut self, inputs: &Inputs, problems: &mut Vec<String>) -> Vec<Arc<dyn Companion>> {
         let mut companions: Vec<Arc<dyn Companion>> = Vec::new();
         for companion in inventory::iter::<CompanionBuilder> {
             match (companion.build)(&mut self.companion_settings, &inputs.environment) {
@@ -296,72 +338,31 @@ impl RegistryBuilder {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        let sources = Sources::load(inputs);
-        problems.extend(sources.errors().iter().map(ToString::to_string));
-        let mut registrations = instances::repeat(registrations, &sources, &mut problems);
-        check_names(&registrations, &mut problems);
-        for (name, options) in &options {
-            if options.sets(instances::KEY) {
-                problems.push(format!(
-                    "`options_of` sets `instances` of `{name}`: it is for all services of a type, so set it for the type or for the \
-                     registered id"
-                ));
-            }
-        }
-        // Those of one override those for all.
-        options.sort_by_cached_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
-        for (name, _) in apply_options(&mut registrations, options) {
-            problems.push(unknown_options(&name, &registrations));
-        }
+        companions
+    }
 
-        let extension: Arc<dyn Extension> = match self.extension {
-            Some(builder) => builder.build().await?,
-            None => Arc::new(NoExtension),
-        };
-        let shared = Arc::new(Shared {
+    /// What the services share.
+    fn share(&mut self, requester_id: String) -> Arc<Shared> {
+        Arc::new(Shared {
             polls: self.clock.is_virtual().then(Polls::default),
-            clock: self.clock,
+            clock: self.clock.clone(),
             requester_id,
             seed: self.seed,
-            states: self.states,
+            states: std::mem::take(&mut self.states),
             turns: self.max_concurrent_runs.map(|runs| Arc::new(Semaphore::new(runs.min(Semaphore::MAX_PERMITS)))),
             ..Shared::default()
-        });
-        for builder in inventory::iter::<LeasesBuilder> {
-            (builder.install)(&*extension, &shared);
-        }
-        let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);
-        let resources: Vec<Arc<dyn Resource>> = extension.resource().into_iter().chain(probes).collect();
-        let mut names: Vec<String> = Vec::new();
-        let (mut services, mut wrong) = (Vec::new(), Vec::new());
-        for registration in registrations {
-            names.extend([registration.id.clone(), registration.descriptor.id.to_owned()]);
-            let own_names = registration.names();
-            let checked = |service: RegisteredService| {
-                let resolved = service.inner.lock().requests.resolved.clone();
-                check_resolved(service.id(), &resolved, &*extension, &resources)?;
-                Ok(service)
-            };
-            match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
-                Ok(service) => services.push(Arc::new(service)),
-                Err(error) => {
-                    wrong.extend(own_names);
-                    problems.extend(each(&error));
-                }
-            }
-        }
-        let linked = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
-        for warning in sources.unknown_sections(names.iter().map(String::as_str).chain(linked)) {
-            warn!("{warning}");
-        }
-        problems.extend(dependencies::check(&services, &[], &wrong));
-        // Two services with the same id may have the same mistakes.
-        let mut reported = BTreeSet::new();
-        problems.retain(|problem| reported.insert(problem.clone()));
-        if !problems.is_empty() {
-            return Err(Error::new(BuildError { problems }));
-        }
-        let registered = Arc::new(Services::new(shared, sources, resources));
+        })
+    }
+
+    /// The registry of these services, which have no mistakes.
+    fn finish(
+        self,
+        registered: Services,
+        services: Vec<Arc<RegisteredService>>,
+        extension: Arc<dyn Extension>,
+        companions: Vec<Arc<dyn Companion>>,
+    ) -> ServiceRegistry {
+        let registered = Arc::new(registered);
         self.probes.iter().for_each(|probe| probe.attach(&registered));
         for service in &services {
             extension.registered(&registered, &service.inner);
@@ -383,7 +384,7 @@ impl RegistryBuilder {
             listens: AtomicBool::new(false),
         });
         all::add(&inner);
-        Ok(ServiceRegistry { inner })
+        ServiceRegistry { inner }
     }
 
     /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`] does.
@@ -510,6 +511,63 @@ fn apply_options(
         }
     }
     left
+}
+
+/// Gives the options that are left to the services with these ids.
+fn apply_options_by_id(
+    registrations: &mut [Registration],
+    mut options: Vec<(String, ServiceOptions)>,
+    problems: &mut Vec<String>,
+) {
+    for (name, options) in &options {
+        if options.sets(instances::KEY) {
+            problems.push(format!(
+                "`options_of` sets `instances` of `{name}`: it is for all services of a type, so set it for the type or for the \
+                 registered id"
+            ));
+        }
+    }
+    // Those of one override those for all.
+    options.sort_by_cached_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
+    for (name, _) in apply_options(registrations, options) {
+        problems.push(unknown_options(&name, registrations));
+    }
+}
+
+/// Warns of sections in the configuration that belong to no service of the registry or the program.
+fn warn_of_unknown_sections(registrations: &[Registration], sources: &Sources) {
+    let names = registrations.iter().flat_map(|registration| [registration.id.as_str(), registration.descriptor.id]);
+    let linked = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
+    for warning in sources.unknown_sections(names.chain(linked)) {
+        warn!("{warning}");
+    }
+}
+
+/// Reads the options of the services, and checks them and their dependencies. Returns the services whose options can be read.
+fn register_all(
+    registrations: Vec<Registration>,
+    shared: &Arc<Shared>,
+    sources: &Sources,
+    problems: &mut Vec<String>,
+    check: impl Fn(&RegisteredService) -> Result<()>,
+) -> Vec<Arc<RegisteredService>> {
+    // Dependencies on a service whose options are wrong are no further mistakes.
+    let (mut services, mut wrong) = (Vec::new(), Vec::new());
+    for registration in registrations {
+        let names = registration.names();
+        match RegisteredService::new(registration, shared, sources) {
+            Ok(service) => {
+                problems.extend(check(&service).err().iter().flat_map(each));
+                services.push(Arc::new(service));
+            }
+            Err(error) => {
+                wrong.extend(names);
+                problems.extend(each(&error));
+            }
+        }
+    }
+    problems.extend(dependencies::check(&services, &[], &wrong));
+    services
 }
 
 /// The message about options for a service that does not exist.
