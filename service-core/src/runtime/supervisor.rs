@@ -32,7 +32,7 @@ use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Exit, StartPhase, WaitReason};
 use crate::runtime::turn::Turn;
-use crate::schedule::cron::CronTimer;
+use crate::schedule::cron::{CronTimer, Unrecorded};
 use crate::schedule::{Grid, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
@@ -84,6 +84,8 @@ pub(crate) struct Supervisor {
     left_blocking_code: bool,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
+    /// What the loop has served before it lost the lease, and could not record.
+    unrecorded: Option<Box<Unrecorded>>,
     /// The moment of the schedule for which the next regular run is planned, without jitter.
     nominal: Nominal,
     restarts: RestartBudget,
@@ -178,6 +180,7 @@ impl Supervisor {
             is_taken_over: false,
             left_blocking_code: false,
             cron: None,
+            unrecorded: None,
             nominal: Nominal::None,
             restarts: RestartBudget::default(),
             failure_log: FailureLog::default(),

@@ -259,6 +259,19 @@ pub(crate) struct CronTimer {
     paused_since: Option<SystemTime>,
 }
 
+/// A fire that was served and is not recorded yet.
+#[derive(Debug)]
+pub(crate) struct Unrecorded {
+    fire: SystemTime,
+    schedule: Box<str>,
+}
+
+impl Unrecorded {
+    pub(crate) fn is_of(&self, schedule: &CronSchedule) -> bool {
+        *self.schedule == *schedule.text()
+    }
+}
+
 impl CronTimer {
     /// Plans the first fire after `now` and after the last one that was run. A fire that no run has served stays planned: it waits for
     /// its jitter, or it came due while a run that was not for it was in flight.
@@ -416,6 +429,18 @@ impl CronTimer {
 
     pub(crate) fn unrecorded(&self) -> Option<SystemTime> {
         self.unrecorded.map(|(fire, _)| fire)
+    }
+
+    /// Returns the fire that was served and is not recorded yet, with the text of its schedule. It is all that stays of a timer
+    /// whose service has lost its lease.
+    pub(crate) fn into_unrecorded(self) -> Option<Unrecorded> {
+        let (fire, _) = self.unrecorded?;
+        Some(Unrecorded { fire, schedule: self.schedule? })
+    }
+
+    /// This process has served a fire before it had lost the lease. It does not serve it again.
+    pub(crate) fn resume(&mut self, Unrecorded { fire, .. }: Unrecorded) {
+        self.unrecorded = Some((fire, false));
     }
 
     /// This fire has been recorded.

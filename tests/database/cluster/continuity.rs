@@ -24,6 +24,7 @@ on_each! {
     the_initial_delay_applies_once,
     a_fire_that_no_replica_has_served_is_made_up,
     a_stop_of_the_holder_skips_no_fire,
+    a_fire_that_was_served_and_not_recorded_before_the_lease_was_lost_is_not_repeated,
     a_fire_that_is_marked_as_served_is_not_repeated,
     without_the_mark_a_fire_whose_run_was_killed_is_repeated,
     a_replica_whose_clock_is_behind_does_not_repeat_a_fire,
@@ -197,6 +198,24 @@ async fn a_stop_of_the_holder_skips_no_fire(replicas: Bed) {
     on_b.start().await.unwrap();
     a.run_for(Duration::from_secs(60)).await;
     assert_eq!((log.times("a runs").len(), log.times("serves 01:00:00").len()), (0, 1), "{:?}", log.all());
+}
+
+async fn a_fire_that_was_served_and_not_recorded_before_the_lease_was_lost_is_not_repeated(replicas: Bed) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    let on_a = start(&a, "a", &log, 0, false).await;
+    a.run_for(Duration::from_secs(3595)).await;
+    a.partition(&a);
+    a.run_for(Duration::from_secs(85)).await;
+    assert_eq!((on_a.state(), log.times("a runs").len()), (ServiceState::Standby, 1), "{:?}", log.all());
+    a.heal(&a);
+    a.run_for(Duration::from_secs(120)).await;
+    assert_eq!((on_a.state(), log.times("a runs").len()), (ServiceState::Running, 1), "{:?}", log.all());
+    // It is recorded now, so another process does not repeat it either.
+    let on_b = start(&b, "b", &log, 0, false).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(3600)).await;
+    assert_eq!((on_b.state(), log.times("serves 01:00:00").len()), (ServiceState::Running, 1), "{:?}", log.all());
+    assert_eq!(log.times("serves 02:00:00").len(), 1, "{:?}", log.all());
 }
 
 async fn a_fire_that_is_marked_as_served_is_not_repeated(replicas: Bed) {

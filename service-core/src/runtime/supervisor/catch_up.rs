@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Due, Exit, Supervisor};
 use crate::runtime::invoker::{InvokeResult, Limit};
 use crate::schedule::cron::MOST_MISSED;
-use crate::schedule::{CatchUp, Schedule, later};
+use crate::schedule::{CatchUp, CronSchedule, Schedule, later};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
@@ -47,15 +47,25 @@ impl Supervisor {
             None if self.has_lost_lease() => Err(Box::pin(self.lose_lease()).await),
             None => Err(Some(Exit::Stopped)),
             Some(Ok(last)) => {
-                self.cron().served_before(last);
+                self.resume_unrecorded(schedule);
+                let cron = self.cron();
+                cron.served_before(cron.unrecorded().map_or(last, |served| served.max(last)));
                 if let Some(set_at) = set_at {
-                    self.cron().skip(set_at, now);
+                    cron.skip(set_at, now);
                 }
+                self.record_pending_fire(false).await;
                 Ok(())
             }
             Some(Err(error)) => {
                 Err(self.fail_to_build(FailureKind::Error, Error::new(Unread(error.into())), began).await)
             }
+        }
+    }
+
+    /// Takes over the fire that was served before the lease was lost and that is not recorded yet, unless the schedule has changed.
+    fn resume_unrecorded(&mut self, schedule: &CronSchedule) {
+        if let Some(unrecorded) = self.unrecorded.take().filter(|unrecorded| unrecorded.is_of(schedule)) {
+            self.cron().resume(*unrecorded);
         }
     }
 
@@ -101,6 +111,7 @@ impl Supervisor {
     pub(super) async fn record_pending_fire(&mut self, at_end: bool) {
         let options = self.options.clone();
         let Some(schedule) = options.schedule.caught_up() else { return };
+        self.resume_unrecorded(schedule);
         let Some(fire) = self.cron.as_ref().and_then(|cron| cron.unrecorded()) else { return };
         let extension = self.invoker.extension.clone();
         if !at_end && extension.is_down() {

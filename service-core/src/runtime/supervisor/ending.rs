@@ -32,7 +32,7 @@ impl Supervisor {
             exit
         });
         self.end_instance().await;
-        if self.cron.is_some() {
+        if self.cron.is_some() || self.unrecorded.is_some() {
             Box::pin(self.record_pending_fire(true)).await;
         }
         if service.lease.is_some() {

@@ -163,10 +163,13 @@ impl Supervisor {
         self.stand_by().await
     }
 
-    /// The next holder plans the next run.
+    /// The next holder plans the next run. If that is this replica again, it must not repeat the fire that it has served and could not
+    /// record.
     fn forget_schedule(&mut self) {
-        (self.due, self.nominal, self.turn, self.cron, self.woken) =
-            (Due::AtOnce, Nominal::None, Turn::None, None, false);
+        (self.due, self.nominal, self.turn, self.woken) = (Due::AtOnce, Nominal::None, Turn::None, false);
+        if let Some(unrecorded) = self.cron.take().and_then(|cron| cron.into_unrecorded()) {
+            self.unrecorded = Some(Box::new(unrecorded));
+        }
     }
 
     /// Releases the rows that the run left open, within `drain_timeout`.
