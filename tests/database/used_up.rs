@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, TransactionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TransactionTrait};
 use service_core::ServiceOptions;
 use service_core::database::{self, Override};
 use service_core::prelude::*;
@@ -107,6 +107,48 @@ pub(crate) async fn a_lease_is_renewed_while_the_pool_is_exhausted(bench: crate:
         .await;
         shuts_down_in_time(&services).await;
     }
+}
+
+/// Fifty services need the database for their leases at the same moment. The registry opens one connection for all of them beside the
+/// pool, one for its checks, and one for other work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_many_leases_share_one_connection_beside_an_exhausted_pool() {
+    const SERVICES: usize = 50;
+    let Some(bench) = crate::Bench::postgres().await else { return };
+    let mut options = ConnectOptions::new(format!("{}&application_name=hogged", bench.url));
+    options.max_connections(2).acquire_timeout(Duration::from_secs(2));
+    let hog = ServiceOptions::new().drain_timeout(Duration::from_secs(1)).depends_on(["leader_0"]);
+    let builder = ServiceRegistry::builder().without_discovered().shutdown_timeout(Duration::from_secs(8));
+    let builder = builder.database_with(options).service_of::<Hog>("hog").options_of("hog", hog);
+    let each_second = ServiceOptions::new().interval(Duration::from_secs(1));
+    let builder = (0..SERVICES).fold(builder, |builder, n| {
+        let id = format!("leader_{n}");
+        builder.service_of::<Leader>(id.clone()).options_of(id, each_second.clone())
+    });
+    let services = builder.start_all().await.unwrap();
+    hogged(&services, 2.0).await;
+    let leaders = || (0..SERVICES).map(|n| health(&services, &format!("leader_{n}")));
+    until("all have their leases", || leaders().all(|leader| leader.runs > 0)).await;
+    let runs: Vec<u64> = leaders().map(|leader| leader.runs).collect();
+    let ran = || leaders().zip(&runs).all(|(leader, runs)| leader.runs > runs + 2);
+
+    let count = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = 'hogged'";
+    let connections = async || {
+        let select = Statement::from_string(bench.db.get_database_backend(), count);
+        bench.db.query_one_raw(select).await.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap()
+    };
+    let (begun, mut most) = (Instant::now(), 0);
+    while !ran() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: three runs of each");
+        most = most.max(connections().await);
+    }
+    let shutdown = tokio::spawn(async move { services.shutdown().await });
+    while !shutdown.is_finished() {
+        most = most.max(connections().await);
+    }
+    // The pool, the one for notifications, three beside the pool, and three that were closed a moment ago.
+    assert!(most <= 2 + 1 + 3 + 3, "{most} connections");
 }
 
 /// Holds a connection for a while in each run.

@@ -40,6 +40,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
 const LONGEST_LIMIT: Duration = Duration::from_secs(5);
 const RECORD_LIMIT: Duration = Duration::from_secs(2);
+/// A takeover is many statements, and may need more time than a renewal: a lease that it gets too late is released again.
+const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
 /// How long the end of a shutdown waits for a takeover in progress.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -348,7 +350,8 @@ impl Shared {
     /// Takes one lease that seems to be free. Returns whether another replica was faster.
     async fn take(&self, service: &RegisteredService, lease: &Lease, is_new: bool) -> bool {
         let id = service.id();
-        match self.table.take(id, is_new, lease.length, limit(lease.length)).await {
+        let limit = limit(lease.length).max(SHORTEST_TAKEOVER);
+        match self.table.take(id, is_new, lease.length, limit).await {
             Ok(Some(taken)) => {
                 let grant = Grant {
                     epoch: taken.epoch,

@@ -3,12 +3,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
 
+use crate::database::error_kind::ErrorKind;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::service::error::Error;
 use crate::service::error::Result;
@@ -41,31 +43,100 @@ impl DirectConnection {
     where
         F: Future<Output = Result<T>>,
     {
-        cause(pool).await?;
-        let own = Database::connect(self.options.clone()).await?;
+        let own = self.open(pool).await?;
         let result = work(own.clone()).await;
         let _ = own.close().await;
         result
     }
+
+    /// Opens the connection. `pool` is the services' pool.
+    ///
+    /// # Errors
+    /// It cannot be opened, with the cause.
+    pub(crate) async fn open(&self, pool: &DatabaseConnection) -> Result<DatabaseConnection> {
+        cause(pool).await?;
+        Ok(Database::connect(self.options.clone()).await?)
+    }
 }
 
-/// Runs `work` on a connection that is opened as those of this pool are, and closed afterwards. With a driver of the application's,
-/// which cannot be named here, it waits for a connection of the pool.
-///
-/// # Errors
-/// Those of `work`.
-pub(crate) async fn beside<T, F>(pool: &DatabaseConnection, work: impl FnOnce(DatabaseConnection) -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let Some(own) = sibling(pool) else { return work(pool.clone()).await };
-    let result = work(own.clone()).await;
-    let _ = own.close().await;
-    result
+/// One connection beside a pool that has none to spare. However many tasks need it, there is only one: they use it in turn. It is
+/// closed when no task waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    /// The connection, between two tasks. Locked while a task uses it.
+    kept: tokio::sync::Mutex<Option<DatabaseConnection>>,
+    /// How many tasks wait for it.
+    waiting: AtomicUsize,
 }
 
-/// A pool of one connection with the options of this pool.
-fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
+impl Spare {
+    /// Runs `work` on the connection, which `open` opens if there is none.
+    ///
+    /// # Errors
+    /// Those of `open` and of `work`.
+    pub(crate) async fn with<T, F>(
+        &self,
+        open: impl Future<Output = Result<DatabaseConnection>>,
+        work: impl FnOnce(DatabaseConnection) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let waits = Waits::new(self);
+        let mut kept = self.kept.lock().await;
+        drop(waits);
+        // If this future is dropped, the connection is dropped, too: it may be in any state.
+        let own = match kept.take() {
+            Some(own) => own,
+            None => open.await?,
+        };
+        let result = work(own.clone()).await;
+        let works = result.as_ref().err().and_then(ErrorKind::in_chain).is_none_or(|kind| !kind.is_unreachable());
+        if works && self.is_awaited() {
+            *kept = Some(own);
+            drop(kept);
+            if !self.is_awaited() {
+                self.drop_kept();
+            }
+        } else {
+            // Before the next task opens another one.
+            let _ = own.close().await;
+        }
+        result
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Drops the connection, unless a task uses it.
+    fn drop_kept(&self) {
+        drop(self.kept.try_lock().ok().and_then(|mut kept| kept.take()));
+    }
+}
+
+/// Counts a task that waits for the connection.
+struct Waits<'a>(&'a Spare);
+
+impl<'a> Waits<'a> {
+    fn new(spare: &'a Spare) -> Self {
+        spare.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(spare)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The connection may have been kept for this task, which does not use it.
+            self.0.drop_kept();
+        }
+    }
+}
+
+/// A pool of one connection with the options of this pool. `None`: the driver is one of the application's, which cannot be named
+/// here.
+pub(crate) fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
         let own = small_pool(pool.get_postgres_connection_pool());
@@ -96,7 +167,30 @@ pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+    #[cfg(feature = "sqlite")]
+    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
+        while is_exhausted(pool) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     let _ = pool;
+}
+
+/// Whether all connections of the pool are in use, and it may open no other; `true` if that is not known, because the driver is not
+/// one of this crate.
+pub(crate) fn is_exhausted(pool: &DatabaseConnection) -> bool {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        let pool = pool.get_postgres_connection_pool();
+        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+    }
+    #[cfg(feature = "sqlite")]
+    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
+        let pool = pool.get_sqlite_connection_pool();
+        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+    }
+    let _ = pool;
+    true
 }
 
 /// Whether both are the same pool; `false` if that is not known, because the driver is not one of this crate.

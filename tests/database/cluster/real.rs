@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use service_core::database;
+use service_core::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
 use super::ledger;
+use crate::away::until;
 use crate::killed::Worker;
 use crate::postgres::Postgres;
 
@@ -58,6 +60,11 @@ struct Proxy {
 
 impl Proxy {
     async fn start(socket: PathBuf) -> Self {
+        Self::start_far(socket, Duration::ZERO).await
+    }
+
+    /// Bytes take this long, each way.
+    async fn start_far(socket: PathBuf, delay: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let (port, passage) = (listener.local_addr().unwrap().port(), watch::Sender::new(Passage::Open));
         let changes = passage.subscribe();
@@ -71,8 +78,8 @@ impl Proxy {
                     let Ok(server) = UnixStream::connect(&socket).await else { return };
                     let (client, server) = (client.into_split(), server.into_split());
                     tokio::select! {
-                        () = pass(client.0, server.1, changes.clone()) => {}
-                        () = pass(server.0, client.1, changes) => {}
+                        () = pass(client.0, server.1, changes.clone(), delay) => {}
+                        () = pass(server.0, client.1, changes, delay) => {}
                     }
                 });
             }
@@ -86,6 +93,7 @@ async fn pass(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut changes: watch::Receiver<Passage>,
+    delay: Duration,
 ) {
     let mut bytes = [0; 16 * 1024];
     loop {
@@ -96,6 +104,7 @@ async fn pass(
         if count == 0 || changes.wait_for(|passage| *passage != Passage::BlackHole).await.is_err() {
             return;
         }
+        tokio::time::sleep(delay).await;
         if to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
@@ -276,6 +285,32 @@ async fn on_sqlite_no_commit_of_a_former_holder_follows_one_of_a_later() {
     let runs: Vec<(i64, i64, Option<bool>)> =
         rows.iter().map(|row| (row.try_get("", "epoch").unwrap(), row.try_get("", "seq").unwrap(), None)).collect();
     assert!(runs.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)), "{:?}", disorder(&runs));
+}
+
+/// One replica at a time runs it.
+#[derive(Default)]
+struct Far;
+
+#[service(interval = "100ms", scope = "cluster", lease = 1, discover = false)]
+impl Far {
+    async fn update(&mut self) {}
+}
+
+/// A takeover is many statements, each with its way to the server and back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgresql_a_short_lease_is_taken_and_kept_over_a_slow_network() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let name = url.split('?').next().unwrap().rsplit('/').next().unwrap().to_owned();
+    database::migrate(&database::connect(&url).await.unwrap()).await.unwrap();
+    let proxy = Proxy::start_far(server.socket(), Duration::from_millis(15)).await;
+    let far = format!("postgres://tester@127.0.0.1:{}/{name}", proxy.port);
+    let builder = ServiceRegistry::builder().without_discovered().shutdown_timeout(Duration::from_secs(5));
+    let services = builder.service_of::<Far>("far").database_url(far).start_all().await.unwrap();
+    let service = services.get("far").unwrap();
+    until("it has run for several leases", || service.health().runs > 30).await;
+    until("it still runs", || service.state() == ServiceState::Running).await;
+    services.shutdown().await.unwrap();
 }
 
 type Run = (i64, i64, Option<bool>);

@@ -5,6 +5,7 @@
 //! it.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,7 @@ use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Layer;
 use crate::database::availability::Availability;
@@ -21,7 +22,7 @@ use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::rows::{TableRow, TableRows};
 use crate::database::config::tables::{Override, all_overrides, expire_overrides, is_expired, read_config};
 use crate::database::db_time::DbTime;
-use crate::database::direct::{DirectConnection, beside, idle_connection};
+use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
 use crate::database::error_kind::ErrorKind;
 use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
@@ -57,6 +58,11 @@ pub(crate) struct TableWatcher {
     pub(crate) rows: TableRows,
     /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
+    /// The connections beside the pool, if the pool has none in time. Three, because neither a lease nor a poll may wait for a row that
+    /// others have locked.
+    for_polls: Spare,
+    for_leases: Spare,
+    for_others: Spare,
     file: SqliteFile,
     skipped: SkippedFires,
     /// How many polls still close idle connections, because the database's file was replaced.
@@ -106,6 +112,9 @@ impl TableWatcher {
             direct,
             is_virtual,
             rows: TableRows::default(),
+            for_polls: Spare::default(),
+            for_leases: Spare::default(),
+            for_others: Spare::default(),
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
@@ -145,16 +154,23 @@ impl TableWatcher {
     where
         F: Future<Output = Result<T>>,
     {
+        self.with_spare(&self.for_others, work).await
+    }
+
+    async fn with_spare<T, F>(&self, spare: &Spare, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         if let Some(monitor) = self.monitor.get() {
             monitor.check()?;
         }
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
-        match self.on_pool(POOL_LIMIT, &work).await {
+        match self.on_pool(POOL_LIMIT, POOL_LIMIT, &work).await {
             Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Some(result) => return result,
             None => {}
         }
-        direct.with(&self.db, work).await
+        spare.with(direct.open(&self.db), work).await
     }
 
     /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if the registry can
@@ -172,8 +188,9 @@ impl TableWatcher {
         }
     }
 
-    /// As [`with_db`](Self::with_db), for work that must not wait for services: the pool has no more than a third of `limit`, and a
-    /// pool that the application has opened gets a connection beside it, too.
+    /// As [`with_db`](Self::with_db), for work that must not wait for services, nor for other work of the registry: the pool has no
+    /// more than two thirds of `limit`, and no more than one third if it is exhausted. A pool that the application has opened gets a
+    /// connection beside it, too.
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
@@ -185,27 +202,40 @@ impl TableWatcher {
         if self.monitor.get().is_some() {
             return self.with_db(work).await;
         }
-        match (self.on_pool(POOL_LIMIT.min(limit / 3), &work).await, &self.direct) {
+        match (self.on_pool(POOL_LIMIT.min(limit / 3), limit / 3 * 2, &work).await, &self.direct) {
             (Some(Err(error)), Some(_)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             (Some(result), _) => return result,
             (None, _) => {}
         }
-        match &self.direct {
-            Some(direct) => direct.with(&self.db, work).await,
-            None => beside(&self.db, work).await,
+        if let Some(direct) = &self.direct {
+            return self.for_leases.with(direct.open(&self.db), work).await;
+        }
+        match sibling(&self.db) {
+            Some(own) => self.for_leases.with(std::future::ready(Ok(own)), work).await,
+            None => work(self.db.clone()).await,
         }
     }
 
-    /// Runs `work` on the services' pool. `None`: the pool has no connection in time, or the work takes longer.
-    async fn on_pool<T, F>(&self, limit: Duration, work: impl Fn(DatabaseConnection) -> F) -> Option<Result<T>>
+    /// Runs `work` on the services' pool. `None`: the pool has no connection within `wait`, or the work takes longer than `limit`. A
+    /// slow network is no exhausted pool: the work has more time than the wait for a connection.
+    async fn on_pool<T, F>(
+        &self,
+        wait: Duration,
+        limit: Duration,
+        work: impl Fn(DatabaseConnection) -> F,
+    ) -> Option<Result<T>>
     where
         F: Future<Output = Result<T>>,
     {
-        let on_pool = async {
-            idle_connection(&self.db).await;
-            work(self.db.clone()).await
-        };
-        tokio::time::timeout(limit, on_pool).await.ok()
+        let (waited, ended) = (Instant::now() + wait, Instant::now() + limit);
+        timeout_at(waited, idle_connection(&self.db)).await.ok()?;
+        let mut work = pin!(work(self.db.clone()));
+        match timeout_at(waited, &mut work).await {
+            Ok(result) => Some(result),
+            // It may still wait for a connection, which a service has taken first.
+            Err(_) if is_exhausted(&self.db) => None,
+            Err(_) => timeout_at(ended, work).await.ok(),
+        }
     }
 
     /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it cannot be
@@ -306,12 +336,15 @@ impl TableWatcher {
         last_poll: &mut LastPoll,
     ) -> Option<Error> {
         let began = Instant::now();
-        let rows = match tokio::time::timeout(poll_timeout, self.with_db(|db| self.read(services, db))).await {
-            Ok(rows) => rows,
-            Err(_) if self.direct.is_some() => Err(Error::new(NoAnswer::Down(poll_timeout))),
-            Err(_) if self.shares_sqlite() => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
-            Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
-        };
+        let rows =
+            match tokio::time::timeout(poll_timeout, self.with_spare(&self.for_polls, |db| self.read(services, db)))
+                .await
+            {
+                Ok(rows) => rows,
+                Err(_) if self.direct.is_some() => Err(Error::new(NoAnswer::Down(poll_timeout))),
+                Err(_) if self.shares_sqlite() => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
+                Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
+            };
         // A poll that was cancelled does not count.
         *last_poll = Some(began);
         let error = match rows {
@@ -351,7 +384,7 @@ impl TableWatcher {
 
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
-        let probe = self.with_db(|db| async move {
+        let probe = self.with_spare(&self.for_polls, |db| async move {
             let tx = Transaction::begin(&TxContext::new(db)).await?;
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
@@ -408,7 +441,7 @@ impl TableWatcher {
     /// error leaves them to the next poll.
     async fn remove_expired(&self) {
         let Some(now) = self.state().expired_by.take() else { return };
-        let removed = self.with_db(|db| async move { expire_overrides(&db, now).await });
+        let removed = self.with_spare(&self.for_polls, |db| async move { expire_overrides(&db, now).await });
         if let Ok(Ok(expired)) = tokio::time::timeout(REMOVE_LIMIT, removed).await {
             for ended in expired {
                 info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
