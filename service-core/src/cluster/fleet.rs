@@ -200,11 +200,18 @@ impl Fleet {
 
     /// Hands services over to replicas that run fewer, as soon as they are idle.
     async fn share_out(&self, registry: &ServiceRegistry) -> Result<()> {
-        let may_move = |service: &Arc<RegisteredService>| {
-            let is_long = service.inner.lock().requests.options.long_run().is_some();
-            !is_long && service.inner.lease.as_ref().is_some_and(|lease| lease.may_move(REST))
-        };
-        let mut movable: Vec<_> = registry.inner.services.all().into_iter().filter(may_move).collect();
+        let held: Vec<_> =
+            registry.inner.services.all().into_iter().filter(|service| service.inner.lease.is_some()).collect();
+        let (mut movable, others): (Vec<_>, Vec<_>) = held.into_iter().partition(|service| {
+            let may_move = service.inner.lease.as_ref().is_some_and(|lease| lease.may_move(REST));
+            may_move && service.inner.lock().may_be_handed_over()
+        });
+        for service in others {
+            // It may have been chosen before.
+            if let Some(lease) = &service.inner.lease {
+                lease.set_target(None);
+            }
+        }
         let rests = lock(&self.shared_out).is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
         if movable.is_empty() || rests {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::runtime::requests::{OverridePause, PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
 use crate::runtime::run_history::RunHistory;
-use crate::runtime::status::{Activity, Exit, StartPhase, Status};
+use crate::runtime::status::{Activity, Exit, StartPhase, Status, WaitReason};
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{LongRun, later};
 use crate::service::error::Result;
@@ -200,6 +200,18 @@ impl RuntimeState {
             _ if self.status.is_ending() => "it is failing",
             _ => "it is running",
         }
+    }
+
+    /// Whether the service may be handed over to another replica, now or when its run has ended. One whose last run has failed would be
+    /// healthy there without a success, a pause of this process would end, and one that waits for its code cannot move.
+    pub(crate) fn may_be_handed_over(&self) -> bool {
+        let status = &self.status;
+        (status.activity == Activity::Waiting || status.in_run())
+            && status.since_success == 0
+            && !self.is_paused()
+            && status.configuring_since.is_none()
+            && !matches!(status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_)))
+            && self.requests.options.long_run().is_none()
     }
 
     /// Whether the loop still serves requests.

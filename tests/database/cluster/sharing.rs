@@ -10,6 +10,9 @@ use crate::bed::{Bed, on_each};
 on_each! {
     a_replica_that_joins_gets_its_share,
     a_service_in_a_run_stays_where_it_is,
+    a_service_that_backs_off_does_not_keep_others_where_they_are,
+    services_whose_run_was_given_up_stay_where_they_are,
+    services_that_are_paused_in_their_process_stay_where_they_are,
 }
 
 const SERVICES: usize = 6;
@@ -67,4 +70,67 @@ async fn a_service_in_a_run_stays_where_it_is(replicas: Bed) {
     let there = start(&second, 0).await;
     replicas.run_for(300.0).await;
     assert_eq!(held(&[&here, &there]), [SERVICES, 0]);
+}
+
+/// Fails in every run.
+struct Flaky;
+
+#[service(interval = "1h", scope = "cluster", lease = 30, max_failures = 0, exhausted = "next_run", discover = false)]
+impl Flaky {
+    async fn update(&mut self) -> Result<()> {
+        Err(Error::msg("scripted"))
+    }
+}
+
+/// Starts two services of this type that fail in every run, with these options.
+async fn start_flaky(bed: &TestBed, ids: &[&str], options: ServiceOptions) -> Vec<ServiceHandle> {
+    let (services, mut handles) = (bed.services().await, Vec::new());
+    for id in ids {
+        let flaky = services.register_fn(*id, || Flaky).options(options.clone()).await.unwrap();
+        flaky.start().await.unwrap();
+        handles.push(flaky);
+    }
+    handles
+}
+
+async fn a_service_that_backs_off_does_not_keep_others_where_they_are(replicas: Bed) {
+    // Its id is the first one.
+    let (ids, retries) = (["a_flaky"], ServiceOptions::new().max_failures(1_000_000));
+    let flaky = start_flaky(&replicas.bed, &ids, retries.clone()).await;
+    let here = replicas.bed.start_fn(|| Job { works: Duration::ZERO }).await;
+    replicas.run_for(12.0).await;
+    assert_eq!((flaky[0].state(), here.state()), (ServiceState::BackingOff, ServiceState::Running));
+    let other = replicas.other().await;
+    start_flaky(&other, &ids, retries).await;
+    let there = other.start_fn(|| Job { works: Duration::ZERO }).await;
+    replicas.run_for(180.0).await;
+    assert_eq!((flaky[0].state(), here.state()), (ServiceState::BackingOff, ServiceState::Standby));
+    assert_eq!(there.state(), ServiceState::Running);
+}
+
+async fn services_whose_run_was_given_up_stay_where_they_are(replicas: Bed) {
+    let ids = ["one", "two"];
+    let here = start_flaky(&replicas.bed, &ids, ServiceOptions::new()).await;
+    replicas.run_for(5.0).await;
+    let other = replicas.other().await;
+    let there = start_flaky(&other, &ids, ServiceOptions::new()).await;
+    replicas.run_for(180.0).await;
+    assert_eq!(held(&[&here, &there]), [2, 0]);
+    for service in here {
+        let health = service.health();
+        assert_eq!(health.status, HealthStatus::Unhealthy, "{health:?}");
+    }
+}
+
+async fn services_that_are_paused_in_their_process_stay_where_they_are(replicas: Bed) {
+    let here = start(&replicas.bed, 0).await;
+    replicas.run_for(1.0).await;
+    for service in &here {
+        service.pause().await.unwrap();
+    }
+    let other = replicas.other().await;
+    let there = start(&other, 0).await;
+    replicas.run_for(180.0).await;
+    assert!(here.iter().all(|service| service.state() == ServiceState::Paused));
+    assert_eq!(held(&[&there]), [0]);
 }

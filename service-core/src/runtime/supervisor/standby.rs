@@ -136,6 +136,8 @@ impl Supervisor {
     pub(super) async fn hand_over(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
+        // It may have been chosen, and not be any more.
+        let target = lease.moves_to()?;
         info!(service.id = %service.id, "this replica hands the service over to another one");
         // From now on requests are for the next holder.
         service.update(|state| state.status.stand_by());
@@ -144,7 +146,7 @@ impl Supervisor {
         if self.has_lost_lease() {
             return self.lose_lease().await;
         }
-        let (epoch, target) = (self.cx.epoch.unwrap_or_default(), lease.moves_to());
+        let epoch = self.cx.epoch.unwrap_or_default();
         let extension = self.invoker.extension.clone();
         lease.end();
         let waiters = service.update(|state| {
@@ -157,7 +159,7 @@ impl Supervisor {
         self.forget_schedule();
         if let Some(leases) = self.invoker.extension.leases() {
             let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
-            let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, target.as_deref())), limit).await;
+            let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, Some(&target))), limit).await;
         }
         service.emit(|| ServiceEventKind::LeaseHandedOver { epoch });
         self.stand_by().await

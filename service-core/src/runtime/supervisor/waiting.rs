@@ -91,7 +91,7 @@ impl Supervisor {
             state.status.next_due = Some(Instant::now());
         }
         let Some(cause) = self.cause(state, task, timer) else {
-            if state.status.activity == Activity::Waiting && self.is_asked_to_hand_over() {
+            if self.is_asked_to_hand_over() && state.may_be_handed_over() {
                 return Some(WaitEvent::HandOver);
             }
             // A pause gives its turn to others.
