@@ -195,6 +195,8 @@ impl ServiceRegistry {
             let stop = StopRequest {
                 run: share.map(|share| later(now, share.mul_f64(0.8))),
                 cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
+                // A little before the registry stops waiting.
+                end: share.map(|share| later(now, share.mul_f64(0.99))),
                 by_itself: false,
             };
             for step in tier {

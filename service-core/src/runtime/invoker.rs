@@ -289,7 +289,8 @@ mod tests {
                 state.status.begin_run(now);
             });
             if let Some((run, cleanup)) = stop {
-                let stop = StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), by_itself: false };
+                let stop =
+                    StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), ..StopRequest::default() };
                 invoker.service.request_stop(stop);
             }
             let (deadline, _) = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);

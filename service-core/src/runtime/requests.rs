@@ -35,6 +35,8 @@ pub(crate) struct StopRequest {
     pub(crate) run: Option<Instant>,
     /// When `cleanup` is aborted at the latest. Only a shutdown sets this.
     pub(crate) cleanup: Option<Instant>,
+    /// When the service has to have ended: what follows `cleanup` has the time until then.
+    pub(crate) end: Option<Instant>,
     /// The service's own code requested the stop first.
     pub(crate) by_itself: bool,
 }
@@ -49,7 +51,12 @@ impl StopRequest {
     pub(crate) fn of_children(&self) -> Self {
         let now = Instant::now();
         let left = self.cleanup.map(|cleanup| cleanup.saturating_duration_since(now));
-        Self { run: left.map(|left| later(now, left.mul_f64(0.8))), cleanup: self.cleanup, by_itself: false }
+        Self {
+            run: left.map(|left| later(now, left.mul_f64(0.8))),
+            cleanup: self.cleanup,
+            end: self.end,
+            by_itself: false,
+        }
     }
 
     /// Joins two stops: the earlier deadlines count.
@@ -61,6 +68,7 @@ impl StopRequest {
         Self {
             run: sooner(self.run, other.run),
             cleanup: sooner(self.cleanup, other.cleanup),
+            end: sooner(self.end, other.end),
             by_itself: self.by_itself,
         }
     }

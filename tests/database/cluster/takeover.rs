@@ -24,6 +24,7 @@ on_each! {
     a_replica_on_standby_has_no_instance_for_other_services,
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
     a_hand_over_in_the_future_reserves_nothing,
+    a_shutdown_releases_the_lease_also_if_cleanup_does_not_end,
     a_clock_that_was_set_back_is_named,
 }
 
@@ -244,6 +245,32 @@ async fn a_hand_over_in_the_future_reserves_nothing(replicas: Bed) {
     a.start().await.unwrap();
     replicas.run_for(5.0).await;
     assert_eq!(a.state(), ServiceState::Running);
+}
+
+/// Its `cleanup` does not end.
+struct Stubborn;
+
+#[service(interval = 10, scope = "cluster", lease = 60, discover = false)]
+impl Stubborn {
+    async fn update(&mut self) {}
+
+    async fn cleanup(&mut self) {
+        std::future::pending().await
+    }
+}
+
+async fn a_shutdown_releases_the_lease_also_if_cleanup_does_not_end(replicas: Bed) {
+    let other = replicas.other().await;
+    let a = replicas.bed.start_fn(|| Stubborn).await;
+    let b = other.start_fn(|| Stubborn).await;
+    replicas.run_for(5.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    let services = replicas.bed.services().await;
+    let shutdown = tokio::spawn(async move { services.shutdown().await });
+    // `shutdown_timeout` is 25 s.
+    other.run_for(std::time::Duration::from_secs(27)).await;
+    assert_eq!(b.state(), ServiceState::Running);
+    assert!(shutdown.await.unwrap().is_ok());
 }
 
 async fn a_clock_that_was_set_back_is_named(replicas: Bed) {

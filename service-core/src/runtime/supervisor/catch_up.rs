@@ -118,7 +118,11 @@ impl Supervisor {
             return;
         }
         let service = self.cx.service.clone();
-        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.min(RECORD_TIMEOUT)));
+        let limit = self.options.drain_timeout.min(RECORD_TIMEOUT);
+        let limit = match at_end {
+            true => Limit::Late(self.last_deadline(limit)),
+            false => Limit::Cleanup(later(Instant::now(), limit)),
+        };
         let started: Option<SystemTime> =
             service.lock().status.stats.last_started.map(|started| service.shared.clock.wall(started));
         let record = extension.record_fire(&service, schedule, fire, started);

@@ -265,8 +265,16 @@ impl Supervisor {
         if self.left_blocking_code {
             return;
         }
-        let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+        // Also if `cleanup` has used up its time: otherwise the service would have no holder until the lease expires.
+        let limit = Limit::Late(self.last_deadline(RELEASE_TIMEOUT));
         let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
+    }
+
+    /// The limit of the last steps of a loop. In a shutdown they have what is left after the time of `cleanup`.
+    pub(super) fn last_deadline(&self, limit: Duration) -> Instant {
+        let at = later(Instant::now(), limit);
+        let end = self.cx.service.lock().requests.stop.as_deref().and_then(|stop| stop.end);
+        end.map_or(at, |end| end.min(at))
     }
 }
 

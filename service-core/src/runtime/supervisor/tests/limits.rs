@@ -209,7 +209,7 @@ async fn the_late_cleanup_of_an_earlier_incarnation_is_not_shortened_by_the_stop
         tokio::task::yield_now().await;
     }
     let now = Some(Instant::now());
-    service.inner.request_stop(StopRequest { run: now, cleanup: now, by_itself: false });
+    service.inner.request_stop(StopRequest { run: now, cleanup: now, ..StopRequest::default() });
     assert_eq!(service.ended().await, Exit::Stopped);
     assert!(log.lines().is_empty());
     tokio::time::sleep(secs(4)).await;
