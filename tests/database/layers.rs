@@ -142,6 +142,21 @@ pub(crate) async fn rows_that_cannot_be_parsed_are_reported_and_the_last_good_va
     services.shutdown().await.unwrap();
 }
 
+pub(crate) async fn an_override_whose_value_becomes_invalid_ends_at_its_time(bench: Bench) {
+    let services = start(&bench).await;
+    let service = batcher(&services);
+    let end = Utc::now() + Duration::from_secs(10);
+    database::set_override(&bench.db, &set("paused", json!(true), Some(end))).await.unwrap();
+    until("it is paused", || service.health().paused).await;
+    bench.db.execute_unprepared("UPDATE service_override SET value = 'yes, please'").await.unwrap();
+    until("it is reported", || !service.explain().rejected.is_empty()).await;
+    until("it ends by itself", || !service.health().paused).await;
+    assert!(Utc::now() >= end);
+    let left = internal::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    services.shutdown().await.unwrap();
+}
+
 fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
     let set = Override::new("batcher", key, value).by("ann").why("a busy night");
     match until {

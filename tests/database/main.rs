@@ -279,6 +279,7 @@ exercise! {
         a_row_that_does_not_fit_the_service_is_left_out,
         a_dependency_that_cannot_be_met_is_left_out,
         an_override_applies_to_every_replica_until_its_end,
+        an_override_whose_value_becomes_invalid_ends_at_its_time,
         rows_of_defaults_and_of_the_type_are_below_those_of_the_service,
         without_migration_the_start_requires_the_tables,
         pools_suit_background_work;

@@ -109,6 +109,8 @@ pub struct BadOverride {
     pub key: String,
     /// What is wrong with it.
     pub reason: String,
+    /// When it expires, if that can be read.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// Reads all rows of `service_config`, in the order of the primary key.
@@ -217,7 +219,7 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
     Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys.iter().copied()))
 }
 
-/// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only. On PostgreSQL, one that
+/// Removes the overrides that have expired at `now`, and returns those that could be parsed. Each is returned to one replica only. On PostgreSQL, one that
 /// a transaction has locked stays.
 ///
 /// # Errors
@@ -225,12 +227,15 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
 pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
     for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
-        let Ok(found) = found else { continue };
+        let (service_id, of_key) = match &found {
+            Ok(found) => (&found.service_id, &found.key),
+            Err(bad) => (&bad.service_id, &bad.key),
+        };
         // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write
         // have times in other formats.
         let is_this = Condition::all()
-            .add(Expr::col(column("service_id")).eq(found.service_id.as_str()))
-            .add(Expr::col(column("key")).eq(found.key.as_str()))
+            .add(Expr::col(column("service_id")).eq(service_id.as_str()))
+            .add(Expr::col(column("key")).eq(of_key.as_str()))
             .add(Expr::col(column("set_at")).eq(set_at));
         let unlocked = Query::select()
             .column(column("key"))
@@ -243,7 +248,7 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
             .cond_where(is_this.add(Expr::col(column("key")).in_subquery(unlocked)))
             .to_owned();
         if db.execute(&delete).await?.rows_affected() > 0 {
-            expired.push(found);
+            expired.extend(found);
         }
     }
     Ok(expired)
@@ -269,14 +274,16 @@ fn read_override(row: &QueryResult) -> std::result::Result<(String, ReadOverride
     let (service_id, key, value) = (read("service_id")?, read("key")?, read("value")?);
     let (set_at, until, by, why) = (read("set_at")?, read("until")?, read("set_by")?, read("why")?);
     let problem = [&service_id, &key, &value, &set_at, &until, &by, &why].into_iter().find_map(|text| text.problem());
+    // Also of a row whose other columns are wrong: its last valid value must not stay in effect for longer.
+    let ends = until.text.as_deref().map(parse_time).transpose();
     let [service_id, key, set_at, by, why] = [service_id, key, set_at, by, why].map(Text::name);
     let understood = problem.map_or(Ok(()), Err).and_then(|()| {
         let value = parse(value.text).map_err(|bad| bad.to_string())?;
-        Ok((value, parse_time(&set_at)?, until.text.as_deref().map(parse_time).transpose()?))
+        Ok((value, parse_time(&set_at)?, ends.clone()?))
     });
     let found = match understood {
         Ok((value, at, until)) => Ok(Override { service_id, key, value, by, why, at, until }),
-        Err(reason) => Err(BadOverride { service_id, key, reason }),
+        Err(reason) => Err(BadOverride { service_id, key, reason, until: ends.ok().flatten() }),
     };
     Ok((set_at, found))
 }
@@ -317,7 +324,15 @@ impl Text {
 }
 
 pub(crate) fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
-    found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
+    end_of(found).is_some_and(|until| until <= now)
+}
+
+/// When it expires.
+pub(crate) fn end_of(found: &ReadOverride) -> Option<DateTime<Utc>> {
+    match found {
+        Ok(found) => found.until,
+        Err(bad) => bad.until,
+    }
 }
 
 /// Parses a value as JSON. `None` is a value that was too long to be read.

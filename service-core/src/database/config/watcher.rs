@@ -20,7 +20,7 @@ use crate::config::Layer;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::rows::{TableRow, TableRows};
-use crate::database::config::tables::{Override, all_overrides, expire_overrides, is_expired, read_config};
+use crate::database::config::tables::{Override, all_overrides, end_of, expire_overrides, is_expired, read_config};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
 use crate::database::error_kind::ErrorKind;
@@ -464,7 +464,7 @@ impl TableWatcher {
         let (expired, overrides): (Vec<_>, Vec<_>) = overrides.partition(|found| is_expired(found, now));
         {
             let mut state = self.state();
-            state.next_expiry = overrides.iter().filter_map(|row| row.as_ref().ok()?.until).min();
+            state.next_expiry = overrides.iter().filter_map(end_of).min();
             state.expired_by = (!expired.is_empty()).then_some(now);
         }
         for row in overrides {
