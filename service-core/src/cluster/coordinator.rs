@@ -131,6 +131,10 @@ impl Leases for Coordinator {
         self.forwarding.start(runtime, || self.fleet.clone().keep_forwarding(Arc::downgrade(&registry)));
     }
 
+    fn join(&self) {
+        self.fleet.join();
+    }
+
     fn wanted(&self) {
         self.shared.to_compete.notify_one();
         self.fleet.report_soon();

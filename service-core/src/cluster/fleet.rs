@@ -2,6 +2,7 @@
 //! the holder of a lease what this replica cannot do itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,6 +53,10 @@ pub(super) struct Fleet {
     to_serve: Notify,
     /// The row of this replica has to be written now.
     to_report: Mutex<bool>,
+    /// This replica has started services and has not left, so it has a row.
+    is_member: AtomicBool,
+    /// Locked while the row is written or removed.
+    writing: tokio::sync::Mutex<()>,
     /// Services to be woken on the replica that holds their lease.
     wakes: Mutex<BTreeSet<Arc<str>>>,
     /// When each service was woken so last. Locked while wake-ups are requested.
@@ -87,6 +92,8 @@ impl Fleet {
             announced,
             to_serve: Notify::new(),
             to_report: Mutex::default(),
+            is_member: AtomicBool::new(false),
+            writing: tokio::sync::Mutex::default(),
             wakes: Mutex::default(),
             sent: tokio::sync::Mutex::default(),
             shared_out: Mutex::default(),
@@ -115,7 +122,9 @@ impl Fleet {
                 let _ = timeout(interval, self.to_serve.notified()).await;
                 continue;
             }
-            if std::mem::take(&mut *lock(&self.to_report)) || is_due {
+            if !self.is_member.load(Ordering::SeqCst) {
+                reported = None;
+            } else if std::mem::take(&mut *lock(&self.to_report)) || is_due {
                 match self.report(&registry).await {
                     Ok(()) => reported = Some(Instant::now()),
                     Err(error) => debug!("the row of this replica cannot be written: {error:#}"),
@@ -149,8 +158,16 @@ impl Fleet {
         self.to_serve.notify_one();
     }
 
-    /// Removes the row of this replica.
+    /// This replica has a row from now on.
+    pub(super) fn join(&self) {
+        self.is_member.store(true, Ordering::SeqCst);
+        self.report_soon();
+    }
+
+    /// Removes the row of this replica, which is not written again before it [joins](Self::join).
     pub(super) async fn leave(&self) {
+        self.is_member.store(false, Ordering::SeqCst);
+        let _writing = self.writing.lock().await;
         if let Err(error) = self.table.remove_replica(LIMIT).await {
             debug!("the row of this replica cannot be removed: {error:#}");
         }
@@ -174,7 +191,13 @@ impl Fleet {
         let inner = &registry.inner;
         let services: Vec<Arc<RegisteredService>> = inner.services.all();
         let shown: Vec<ReplicaService> = services.iter().map(|service| shown(registry, service)).collect();
-        self.table.write_replica(&shown, LIMIT).await?;
+        {
+            let _writing = self.writing.lock().await;
+            if !self.is_member.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.table.write_replica(&shown, LIMIT).await?;
+        }
         self.share_out(registry).await?;
         let is_critical = |service: &&Arc<RegisteredService>| {
             let state = service.inner.lock();

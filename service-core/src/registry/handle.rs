@@ -107,6 +107,7 @@ impl ServiceHandle {
             }
         };
         registry.keep_watching(&runtime);
+        registry.join_replicas();
         let incarnation = supervisor.incarnation();
         registry.spawn(&runtime, supervisor);
         let started = registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await;

@@ -67,6 +67,7 @@ impl ServiceRegistry {
         self.start_companions().await?;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
+        self.join_replicas();
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
@@ -195,6 +196,13 @@ impl ServiceRegistry {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
         }
         self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
+    }
+
+    /// Shows this process to other replicas, since it starts services.
+    pub(super) fn join_replicas(&self) {
+        if let Some(leases) = self.inner.extension.leases() {
+            leases.join();
+        }
     }
 
     /// Begins a service's next incarnation if `may_begin`, called under its lock, allows it. Does not spawn its loop.

@@ -35,6 +35,10 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Starts its tasks on this runtime, unless they run already. It does not keep the registry alive.
     fn start(&self, registry: Arc<dyn Any + Send + Sync>, services: &Arc<Services>, runtime: &Handle);
 
+    /// This replica starts services: it shows itself to the others from now on, until [`stop`](Self::stop). A single run does not
+    /// need that.
+    fn join(&self);
+
     /// A service waits for its lease from now on.
     fn wanted(&self);
 

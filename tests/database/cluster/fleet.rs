@@ -18,6 +18,7 @@ on_each! {
     a_request_waits_for_the_next_holder,
     a_request_that_no_replica_takes_is_void_after_a_minute,
     a_single_run_takes_the_lease_or_names_the_holder,
+    a_single_run_leaves_no_row,
     a_replica_that_shuts_down_leaves_no_lease_and_no_row,
 }
 
@@ -204,3 +205,23 @@ async fn a_replica_that_shuts_down_leaves_no_lease_and_no_row(replicas: Bed) {
     assert_eq!(b.state(), ServiceState::Running);
     assert_eq!(other.services().await.replicas().await.unwrap().len(), 1);
 }
+
+/// A program that makes one run and ends, again and again, would leave as many rows.
+async fn a_single_run_leaves_no_row(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let services = other.services().await;
+    let build = {
+        let log = log.clone();
+        move || OnDemand { name: "b", log: log.clone() }
+    };
+    services.register_fn("on_demand", build).await.unwrap();
+    assert!(services.run_once("on_demand").await.unwrap().error().is_none());
+    replicas.run_for(61.0).await;
+    let rows = async || replicas.number("SELECT count(*) FROM service_replica").await;
+    assert_eq!((log.times("b runs").len(), rows().await), (1, 0));
+    // A start shows the replica.
+    services.get("on_demand").unwrap().start().await.unwrap();
+    replicas.run_for(2.0).await;
+    assert_eq!(rows().await, 1);
+}
+
