@@ -74,7 +74,7 @@ pub(crate) struct Supervisor {
     turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
-    /// The instance is being built for a run that serves a wake-up.
+    /// The run serves a wake-up: the one that is in progress or is retried, or that for which the instance is being built.
     woken: bool,
     /// By what this replica has the lease.
     grant: Option<Box<Grant>>,
@@ -307,6 +307,7 @@ impl Supervisor {
             }
             (duration, outcome, planned)
         });
+        self.woken = false;
         self.warn_if_blocked(self.options.timeout, duration);
         self.failure_log.recovered(service);
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);

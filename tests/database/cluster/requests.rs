@@ -15,6 +15,8 @@ on_each! {
     requests_during_a_single_run_wait_for_the_next_holder,
     requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
     a_shutdown_passes_a_wake_up_on,
+    a_wake_up_whose_run_is_aborted_by_the_stop_is_served_by_the_next,
+    a_wake_up_whose_run_has_failed_before_the_stop_is_served_by_the_next,
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
     a_replica_on_standby_that_stops_makes_no_run_of_a_notification,
     the_report_of_a_run_that_ends_in_an_outage_arrives_later,
@@ -153,6 +155,53 @@ async fn a_shutdown_passes_a_wake_up_on(replicas: Bed) {
     tokio::spawn(async move { services.shutdown().await });
     other.run_for(Duration::from_secs(60)).await;
     assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_wake_up_whose_run_is_aborted_by_the_stop_is_served_by_the_next(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start_long(&replicas.bed, "a", &log, 1000).await;
+    let b = start(&other, "b", &log).await;
+    a.wake();
+    replicas.run_for(5.0).await;
+    assert_eq!(log.times("a runs").len(), 1);
+    stop(&a);
+    replicas.run_for(60.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+/// Fails while it is the first replica.
+struct Picky {
+    name: &'static str,
+    log: Log,
+}
+
+#[service(on_demand = true, scope = "cluster", lease = 30, retry_delay = "1h", discover = false)]
+impl Picky {
+    async fn update(&mut self) -> Result<()> {
+        self.log.add(format!("{} runs", self.name));
+        if self.name == "a" { Err(Error::msg("scripted")) } else { Ok(()) }
+    }
+}
+
+async fn a_wake_up_whose_run_has_failed_before_the_stop_is_served_by_the_next(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let start = async |bed: &TestBed, name| {
+        let log = log.clone();
+        bed.start_fn(move || Picky { name, log: log.clone() }).await
+    };
+    let (a, b) = (start(&replicas.bed, "a").await, start(&other, "b").await);
+    a.wake();
+    replicas.run_for(5.0).await;
+    assert_eq!(a.state(), ServiceState::BackingOff);
+    stop(&a);
+    replicas.run_for(60.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+    // It was served once, so the next stop passes nothing on.
+    a.start().await.unwrap();
+    stop(&b);
+    replicas.run_for(60.0).await;
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
 }
 

@@ -156,6 +156,7 @@ impl Supervisor {
         }
         let exit = match decision {
             Decision::Regular => {
+                self.woken = false;
                 service.update(|state| {
                     state.status.reach(StartPhase::Resolved);
                     state.status.activity = Activity::Waiting;

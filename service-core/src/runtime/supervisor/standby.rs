@@ -249,7 +249,8 @@ impl Supervisor {
         let service = self.cx.service.clone();
         let extension = self.invoker.extension.clone();
         let waiters = service.update(|state| {
-            state.requests.woken |= std::mem::take(&mut self.woken);
+            // A run that was aborted by the stop, or whose retry does not follow, has not served it.
+            state.requests.woken |= std::mem::take(&mut self.woken) && state.requests.stop.is_some();
             let is_requested = self.cx.epoch.is_none() && state.requests.wake_requested;
             pass_on(&*extension, &service, &mut state.requests, is_requested)
         });

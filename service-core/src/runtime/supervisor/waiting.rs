@@ -184,6 +184,7 @@ impl Supervisor {
     #[inline]
     fn begin_run(&mut self, state: &mut RuntimeState, is_regular: bool) {
         let requests = &mut state.requests;
+        self.woken |= requests.woken;
         (requests.run, requests.woken) = (false, false);
         requests.degraded = None;
         requests.interrupt = None;
