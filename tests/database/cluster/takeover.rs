@@ -24,6 +24,7 @@ on_each! {
     a_replica_on_standby_has_no_instance_for_other_services,
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
     a_hand_over_in_the_future_reserves_nothing,
+    a_replica_that_was_seen_in_the_future_is_not_live_and_gets_no_service,
     a_shutdown_releases_the_lease_also_if_cleanup_does_not_end,
     a_clock_that_was_set_back_is_named,
 }
@@ -245,6 +246,25 @@ async fn a_hand_over_in_the_future_reserves_nothing(replicas: Bed) {
     a.start().await.unwrap();
     replicas.run_for(5.0).await;
     assert_eq!(a.state(), ServiceState::Running);
+}
+
+/// It was killed, and then the server's clock was set back.
+async fn a_replica_that_was_seen_in_the_future_is_not_live_and_gets_no_service(replicas: Bed) {
+    let log = Log::new();
+    for _ in 0..3 {
+        start(&replicas.bed, "a", &log, 0.0).await;
+    }
+    replicas.run_for(5.0).await;
+    let stands_by = |id: &str| format!("{{\"service_id\":\"{id}\",\"state\":\"standby\",\"status\":\"healthy\"}}");
+    let services = replicas.bed.services().await;
+    let standbys: Vec<String> = services.list().iter().map(|id| stands_by(id)).collect();
+    let row = format!("'gone', 'web', 1, '1', '2026-01-01T00:00:00Z', 3600000, '[{}]'", standbys.join(","));
+    replicas.execute(&format!("INSERT INTO service_replica VALUES ({row})")).await;
+    replicas.run_for(180.0).await;
+    let all = services.replicas().await.unwrap();
+    let gone = all.iter().find(|replica| replica.id == "gone").unwrap();
+    assert_eq!((gone.is_live, gone.services.len()), (false, 3), "{gone:?}");
+    assert_eq!(replicas.number("SELECT max(epoch) FROM service_lease").await, 1, "none was handed over");
 }
 
 /// Its `cleanup` does not end.
