@@ -8,8 +8,8 @@
 //! The epoch has a row of its own, because commits of the holder lock it. Only a takeover changes it, and first of all its
 //! statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
@@ -19,6 +19,7 @@ use crate::cluster::identity::Identity;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
+use crate::log::warn;
 use crate::runtime::lease::LeaseClock;
 use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
@@ -37,6 +38,8 @@ pub(super) struct LeaseTable {
     pub(super) replica: Identity,
     /// Identifies the start of the machine, where times count from it.
     boot: String,
+    /// The rows that were reported as unreadable.
+    reported: Mutex<BTreeSet<String>>,
 }
 
 /// A lease that this replica has taken.
@@ -60,7 +63,7 @@ impl LeaseTable {
             _ => crate::cluster::clock::boot_id(),
         };
         let number = db.monitor.as_ref().map(|monitor| monitor.replica_number());
-        Self { db, clock, replica: Identity::of_process(number), boot }
+        Self { db, clock, replica: Identity::of_process(number), boot, reported: Mutex::default() }
     }
 
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
@@ -234,6 +237,21 @@ impl LeaseTable {
         Ok(tx)
     }
 
+    /// Returns what was read of a row. A row that cannot be read is reported once, and left out: another program may have written it, and
+    /// SQLite accepts any value.
+    pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: Result<T, DbErr>) -> Option<T> {
+        let error = match read {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        let id = row.try_get::<String>("", "id").unwrap_or_default();
+        let is_news = self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{table} {id}"));
+        if is_news {
+            warn!("the row `{id}` of {table} is ignored, it cannot be read: {error}");
+        }
+        None
+    }
+
     // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
@@ -264,6 +282,14 @@ impl LeaseTable {
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
             (_, true) => self.clock.now().as_millis().to_string(),
             _ => "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)".to_owned(),
+        }
+    }
+
+    /// A further condition for rows to be removed: on SQLite a time can be a text, which is later than any number.
+    pub(super) fn or_no_number(&self, column: &str) -> String {
+        match self.db.backend() {
+            DbBackend::Sqlite => format!(" OR typeof({column}) <> 'integer'"),
+            _ => String::new(),
         }
     }
 

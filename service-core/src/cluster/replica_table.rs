@@ -99,11 +99,13 @@ impl LeaseTable {
                 tx.execute_raw(self.statement(&sql, values)).await?;
                 let [forgotten, longest] =
                     [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-                let sql = format!("DELETE FROM service_replica WHERE seen_at < {now} - $1");
+                let sql =
+                    format!("DELETE FROM service_replica WHERE seen_at < {now} - $1{}", self.or_no_number("seen_at"));
                 tx.execute_raw(self.statement(&sql, [forgotten.into()])).await?;
                 let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
                 let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
-                let sql = format!("DELETE FROM service_request WHERE requested_at < {now} - {age}");
+                let is_old = format!("requested_at < {now} - {age}");
+                let sql = format!("DELETE FROM service_request WHERE {is_old}{}", self.or_no_number("requested_at"));
                 tx.execute_raw(self.statement(&sql, [])).await?;
                 tx.commit().await
             }
@@ -126,7 +128,10 @@ impl LeaseTable {
                 self.wall_now()
             );
             let rows = db.query_all_raw(self.statement(&sql, [])).await?;
-            Ok(rows.iter().map(|row| self.replica_of(row, live)).collect::<Result<_, DbErr>>()?)
+            Ok(rows
+                .iter()
+                .filter_map(|row| self.readable("service_replica", row, self.replica_of(row, live)))
+                .collect())
         });
         read.await
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
@@ -135,19 +135,8 @@ impl LeaseTable {
                 self.wall_now()
             );
             let rows = db.query_all_raw(self.statement(&sql, [void_after().into(), self.owner()])).await?;
-            let mut requests = Vec::new();
-            for row in rows {
-                let action: String = row.try_get("", "action")?;
-                // A later version may have others.
-                let Some(action) = Action::parse(&action) else { continue };
-                requests.push(Request {
-                    id: row.try_get("", "id")?,
-                    service_id: row.try_get("", "service_id")?,
-                    action,
-                    requested_at: row.try_get("", "requested_at")?,
-                });
-            }
-            Ok(requests)
+            let read = |row: &QueryResult| self.readable("service_request", row, request_of(row)).flatten();
+            Ok(rows.iter().filter_map(read).collect())
         });
         read.await
     }
@@ -228,6 +217,14 @@ impl LeaseTable {
         });
         read.await
     }
+}
+
+/// `None`: a later version has requested what this one does not know.
+fn request_of(row: &QueryResult) -> Result<Option<Request>, DbErr> {
+    let action: String = row.try_get("", "action")?;
+    let Some(action) = Action::parse(&action) else { return Ok(None) };
+    let [id, service_id] = ["id", "service_id"].map(|name| row.try_get("", name));
+    Ok(Some(Request { id: id?, service_id: service_id?, action, requested_at: row.try_get("", "requested_at")? }))
 }
 
 fn void_after() -> i64 {

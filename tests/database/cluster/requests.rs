@@ -329,6 +329,39 @@ async fn a_replica_on_standby_that_stops_makes_no_run_of_a_notification(replicas
     assert_eq!((on_a.times("a runs").len(), on_b.times("b runs").len()), (2, 0), "{:?}", on_a.all());
 }
 
+/// SQLite accepts any value in any column.
+#[tokio::test(start_paused = true)]
+async fn on_sqlite_a_row_that_cannot_be_read_stops_no_request() {
+    let (lines, _guard) = crate::log::Log::listen();
+    let replicas = Bed::memory().await.unwrap();
+    let (log, _other, _a, b) = two(&replicas).await;
+    replicas.run_for(30.0).await;
+    replicas
+        .execute(
+            "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
+             VALUES ('odd', 'other', 'wake', 'ann', 'now')",
+        )
+        .await;
+    replicas
+        .execute("INSERT INTO service_replica VALUES ('odd', 'web', 'none', '1', '2026-01-01T00:00:00Z', 'now', '[]')")
+        .await;
+    let replica = async || replicas.bed.services().await.replicas().await.unwrap().len();
+    assert_eq!(replica().await, 2);
+    b.wake();
+    replicas.run_for(10.0).await;
+    assert_eq!(log.times("a runs").len(), 2, "{:?}", log.all());
+    for table in ["service_request", "service_replica"] {
+        let warnings = lines.warnings();
+        let told = warnings.iter().filter(|line| line.contains(&format!("the row `odd` of {table} is ignored")));
+        // Each replica reports it once, and the row is removed later.
+        assert!((1..=2).contains(&told.count()), "{warnings:?}");
+    }
+    replicas.run_for(120.0).await;
+    for table in ["service_request", "service_replica"] {
+        assert_eq!(replicas.number(&format!("SELECT count(*) FROM {table} WHERE id = 'odd'")).await, 0, "{table}");
+    }
+}
+
 /// The holder has taken the request, did not learn that, and lost the lease for a while.
 async fn an_old_request_whose_answer_was_lost_is_not_carried_out(replicas: Bed) {
     let (log, _other, _a, _b) = two(&replicas).await;
