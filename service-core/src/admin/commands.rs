@@ -167,7 +167,9 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
         Command::Resume => handle.resume().await,
         Command::Reset => handle.reset().await,
         Command::Wake => {
-            handle.service.inner.lock().check_wake(handle.id())?;
+            if !handle.runs_elsewhere().await {
+                handle.service.inner.lock().check_wake(handle.id())?;
+            }
             handle.wake();
             Ok(())
         }

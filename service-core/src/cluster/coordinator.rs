@@ -173,6 +173,10 @@ impl Leases for Coordinator {
         self.shared.table.replica.label()
     }
 
+    fn is_own(&self, row: &LeaseRow) -> bool {
+        row.owner == self.shared.table.replica.owner
+    }
+
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
         Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
     }

@@ -226,8 +226,8 @@ impl ServiceHandle {
 
     /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
     /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
-    /// not run, and one with `run`, ignore it. On a replica that stands by (`scope = "cluster"`), the call reaches the one that
-    /// runs the service, within seconds.
+    /// not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that does not run the service, the call reaches the
+    /// one that does, within seconds.
     pub fn wake(&self) {
         self.registry.wake(self.inner());
     }
@@ -235,22 +235,21 @@ impl ServiceHandle {
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
-    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one. On a
-    /// replica that stands by (`scope = "cluster"`), the replica that holds the lease makes the run, and an error in the report
-    /// is the text of that replica's error.
+    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one. With
+    /// `scope = "cluster"`, on a replica that does not run the service, the replica that holds the lease makes the run, and an error in
+    /// the report is the text of that replica's error.
     ///
     /// # Errors
     /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the
-    /// report. On a replica that stands by also: no replica holds the lease within 60 s, it loses the lease before the run has
+    /// report. If another replica makes the run also: no replica holds the lease within 60 s, it loses the lease before the run has
     /// ended, or the database does not answer.
     pub async fn run_now(&self) -> Result<RunReport> {
         if self.inner().is_current() {
             self.inner().request_run(None)?;
             return Ok(RunReport::default());
         }
-        if self.state() == ServiceState::Standby
-            && let Some(leases) = self.registry.inner.extension.leases()
-        {
+        let elsewhere = self.state() == ServiceState::Standby || self.runs_elsewhere().await;
+        if let Some(leases) = self.registry.inner.extension.leases().filter(|_| elsewhere) {
             return self.registry.waiting(leases.request_run(self.inner())).await;
         }
         let (waiter, report) = oneshot::channel();
@@ -259,6 +258,18 @@ impl ServiceHandle {
             .waiting(report)
             .await
             .map_err(|_| Error::msg(format!("service `{}` ended before the requested run", self.id())))
+    }
+
+    /// Whether the service does not run here, and another replica holds its lease.
+    pub(crate) async fn runs_elsewhere(&self) -> bool {
+        let Some(leases) = self.registry.inner.extension.leases().filter(|_| self.inner().has_ended_here()) else {
+            return false;
+        };
+        let id = [self.inner().id.clone()];
+        match self.registry.waiting(leases.read_leases(&id)).await {
+            Ok(rows) => rows.values().any(|row| !row.left.is_zero() && !leases.is_own(row)),
+            Err(_) => false,
+        }
     }
 
     /// Waits until the service reaches `state`. A state that the service had only for a moment since this call counts, too. Dropping the

@@ -125,7 +125,8 @@ impl ServiceRegistry {
 
     /// Wakes a service, here or on the replica that holds its lease.
     pub(crate) fn wake(&self, service: &ServiceInner) {
-        match self.inner.extension.leases().filter(|_| service.stands_by()) {
+        let is_elsewhere = || service.stands_by() || service.has_ended_here() && self.session().is_open();
+        match self.inner.extension.leases().filter(|_| is_elsewhere()) {
             Some(leases) => leases.forward_wake(&service.id),
             None => service.request_wake(),
         }

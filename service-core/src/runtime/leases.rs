@@ -70,6 +70,9 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Returns the host and process of this replica.
     fn label(&self) -> String;
 
+    /// Whether this replica has taken the lease last.
+    fn is_own(&self, row: &LeaseRow) -> bool;
+
     /// Returns all replicas, for people.
     ///
     /// # Errors

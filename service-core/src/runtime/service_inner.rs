@@ -121,6 +121,14 @@ impl ServiceInner {
         self.lease.is_some() && self.lock().state() == ServiceState::Standby
     }
 
+    /// Whether another replica may run the service, which has ended or is ending here.
+    pub(crate) fn has_ended_here(&self) -> bool {
+        self.lease.is_some() && {
+            let state = self.lock();
+            state.status.incarnation > 0 && !state.serves_requests()
+        }
+    }
+
     /// Whether this replica holds the lease of the service and carries out what other replicas request, now. While the service
     /// starts, `runs` wait.
     pub(crate) fn serves_other_replicas(&self, runs: bool) -> bool {

@@ -19,6 +19,7 @@ on_each! {
     a_request_that_no_replica_takes_is_void_after_a_minute,
     a_single_run_takes_the_lease_or_names_the_holder,
     a_single_run_leaves_no_row,
+    a_replica_on_which_the_service_is_stopped_reaches_the_holder,
     a_replica_that_shuts_down_leaves_no_lease_and_no_row,
 }
 
@@ -225,3 +226,19 @@ async fn a_single_run_leaves_no_row(replicas: Bed) {
     assert_eq!(rows().await, 1);
 }
 
+async fn a_replica_on_which_the_service_is_stopped_reaches_the_holder(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    b.stop().await.unwrap();
+    replicas.run_for(2.0).await;
+    let report = b.run_now().await.unwrap();
+    assert_eq!(report.error().unwrap().to_string(), "every second run fails");
+    replicas.run_for(30.0).await;
+    let before = log.times("a runs").len();
+    b.wake();
+    replicas.run_for(3.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (before + 1, 0), "{:?}", log.all());
+    // Without a holder, the call is refused at once.
+    a.stop().await.unwrap();
+    let refused = b.run_now().await.unwrap_err().to_string();
+    assert!(refused.contains("it is stopped"), "{refused}");
+}
