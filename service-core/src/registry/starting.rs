@@ -169,14 +169,18 @@ impl ServiceRegistry {
 
     /// A service is `Failed` permanently: shuts down if it is critical, and reports if no service runs any more.
     fn after_failure(&self, service: &RegisteredService) {
-        if service.inner.lease.is_some()
-            && let Some(leases) = self.inner.extension.leases()
-        {
-            // Another replica may still run it.
-            return leases.failed();
-        }
-        if service.inner.lock().requests.options.critical {
-            return self.critical_failure(service.id());
+        let is_critical = service.inner.lock().requests.options.critical;
+        let leases = self.inner.extension.leases().filter(|_| service.inner.lease.is_some());
+        match leases {
+            // Another replica may still run it: if not, the registry shuts down later.
+            Some(leases) => {
+                leases.failed();
+                if is_critical {
+                    return;
+                }
+            }
+            None if is_critical => return self.critical_failure(service.id()),
+            None => {}
         }
         let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
         if self.session().is_open() && !self.inner.services.all().iter().any(runs) {

@@ -149,6 +149,19 @@ async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Bed
     assert_eq!(log.times("b builds"), [0.0; 0], "a replica that stands by builds nothing");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_last_service_is_logged() {
+    let (lines, _guard) = crate::log::Log::listen();
+    let replicas = Bed::memory().await.unwrap();
+    let setup = start(&replicas, false).await;
+    replicas.run_for(40.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Failed));
+    let logged = lines.lines();
+    let ended = logged.iter().filter(|line| line.contains("no service runs any more")).count();
+    // Of each replica, as each has one service.
+    assert_eq!(ended, 2, "{logged:?}");
+}
+
 /// Its items take a long time.
 struct Slow {
     name: &'static str,
