@@ -413,7 +413,7 @@ impl ServiceRegistry {
     /// services. Each replica writes that every 5 s.
     ///
     /// # Errors
-    /// The registry has no database, or no service with `scope = "cluster"`; or the database does not answer.
+    /// The registry has no database, or the program was built without the feature `cluster`; or the database does not answer.
     pub async fn replicas(&self) -> Result<Vec<Replica>> {
         let Some(leases) = self.inner.extension.leases() else {
             return Err(Error::msg("the registry has no database that replicas could share: add one to the builder"));
