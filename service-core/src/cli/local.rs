@@ -1,5 +1,7 @@
 //! The commands that need no running program.
 
+use std::env::consts::EXE_SUFFIX;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 use clap::{Command, Subcommand};
@@ -109,6 +111,25 @@ pub(crate) fn completions(shell: Shell, program: Option<Box<Command>>) -> Done {
 
 /// Returns the name of the program's file.
 pub(crate) fn program_name() -> String {
-    let path = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
-    path.file_stem().map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
+    name_of(&std::env::args_os().next().map(PathBuf::from).unwrap_or_default())
+}
+
+/// A dot can be a part of the name, as in `station-1.2`.
+fn name_of(path: &Path) -> String {
+    let Some(name) = path.file_name() else { return "program".to_owned() };
+    let name = name.to_string_lossy();
+    name.strip_suffix(EXE_SUFFIX).unwrap_or(&name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_program_keeps_its_dots() {
+        for (file, name) in [("bin/station-1.2", "station-1.2"), ("station", "station")] {
+            assert_eq!(name_of(&PathBuf::from(format!("{file}{EXE_SUFFIX}"))), name);
+        }
+        assert_eq!(name_of(Path::new("")), "program");
+    }
 }
