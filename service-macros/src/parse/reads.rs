@@ -85,7 +85,7 @@ impl Search<'_> {
                     let for_own = group.delimiter() == Delimiter::Parenthesis && self.is_own(before);
                     self.read(group.stream(), for_own)
                 }
-                TokenTree::Ident(word) if word == "config" && is_call(before, after) => ReadsSettings::Yes,
+                TokenTree::Ident(word) if word == "config" && self.is_call(before, after) => ReadsSettings::Yes,
                 TokenTree::Ident(word) if self.contexts.contains(&word) => {
                     let is_argument = for_own && after.first().is_none_or(|next| is_sign(next, ','));
                     match is_argument || stays(before, after) {
@@ -109,19 +109,22 @@ impl Search<'_> {
         };
         of_self && self.own.contains(&name)
     }
-}
 
-/// Whether `config` between these tokens is that of the context: `cx.config()`, `cx.config::<T>()`, `Context::config`.
-fn is_call(before: &[TokenTree], after: &[TokenTree]) -> bool {
-    let called = match after.first() {
-        Some(TokenTree::Group(arguments)) => arguments.delimiter() == Delimiter::Parenthesis,
-        Some(path) => is_sign(path, ':'),
-        None => false,
-    };
-    match before {
-        [.., TokenTree::Ident(ty), _, colon] if is_sign(colon, ':') => ty == "Context",
-        [.., dot] if is_sign(dot, '.') => called,
-        _ => false,
+    /// Whether `config` between these tokens is that of the context: `cx.config()`, `….config::<T>()`, `Context::config`. Other
+    /// types can have a method of this name, but then without a type. A context with another name comes from one of these
+    /// names, and that code passes it on.
+    fn is_call(&self, before: &[TokenTree], after: &[TokenTree]) -> bool {
+        match before {
+            [.., TokenTree::Ident(ty), _, colon] if is_sign(colon, ':') => ty == "Context",
+            [receiver @ .., dot] if is_sign(dot, '.') => match after.first() {
+                Some(TokenTree::Group(arguments)) if arguments.delimiter() == Delimiter::Parenthesis => {
+                    matches!(receiver.last(), Some(TokenTree::Ident(name)) if self.contexts.contains(&name))
+                }
+                Some(path) => is_sign(path, ':'),
+                None => false,
+            },
+            _ => false,
+        }
     }
 }
 
@@ -162,6 +165,8 @@ mod tests {
             "impl S { fn all(cx: &Context) -> Vec<u8> { vec![cx.config().unwrap()] } }",
             "impl S { fn update(&self, cx: &Context) { let read = Context::config::<Settings>; } }",
             "async fn tick(cx: &Context) { other(cx); service_core::Context::config::<Settings>(cx); }",
+            "impl S { async fn update(&self) { let read = self.context.config::<Settings>(); } }",
+            "impl S { fn configure(cx: &Context) -> Self { S { cx: cx.clone() } } fn update(&self) { self.cx.config() } }",
         ] {
             assert_eq!(read(code), ReadsSettings::Yes, "{code}");
         }
@@ -186,6 +191,8 @@ mod tests {
             "Load { cx }",
             "Load::default().with(&*cx)",
             "cx.unless_stopping(load(cx))",
+            "cx.clone().config()",
+            "let other = cx; other.config()",
         ] {
             let method =
                 format!("impl S {{ fn update(&self, cx: &Context) {{ {body} }} fn check(&self, c: &Context) {{}} }}");
@@ -210,6 +217,7 @@ mod tests {
             "self.config.host.len()",
             "config()",
             "println!(\"cx.config()\")",
+            "self.s3.config().region()",
         ] {
             let code = format!(
                 "impl S {{ fn update(&self, cx: &Context) {{ {body} }} fn check(&self, n: u8, cx: &Context) {{ cx.stop() }} }}"
