@@ -98,20 +98,31 @@ pub struct SettingsType {
     pub(crate) fields: fn() -> Option<&'static [&'static str]>,
     /// Checks that these settings of this service can be read as the type.
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
-    /// The service may have no settings: no code that is known to read some was found.
-    pub(crate) uncertain: bool,
+    pub(crate) source: SettingsSource,
+}
+
+/// How it is known that a service has settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettingsSource {
+    /// `configure` takes them, as this type.
+    Configure,
+    /// Its code calls `cx.config`.
+    Calls,
+    /// It may have none: no code that is known to read some was found.
+    Uncertain,
 }
 
 /// The settings of a service whose `configure` takes none, but whose code calls `cx.config`: their keys are not known.
-pub(crate) const UNDECLARED: SettingsType = SettingsType { fields: || None, check: |_, _| Ok(()), uncertain: false };
+pub(crate) const UNDECLARED: SettingsType =
+    SettingsType { fields: || None, check: |_, _| Ok(()), source: SettingsSource::Calls };
 
 /// The settings of a service whose code passes the context on to other code, which may read settings or not.
-pub(crate) const POSSIBLE: SettingsType = SettingsType { uncertain: true, ..UNDECLARED };
+pub(crate) const POSSIBLE: SettingsType = SettingsType { source: SettingsSource::Uncertain, ..UNDECLARED };
 
 /// `T` as the type of a service's own settings.
 pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
     let check = |settings: &Settings, service: &str| settings.get_all::<T>(service).map(drop);
-    SettingsType { fields: fields::<T>, check, uncertain: false }
+    SettingsType { fields: fields::<T>, check, source: SettingsSource::Configure }
 }
 
 #[cfg(test)]

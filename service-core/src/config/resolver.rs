@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::descriptor::ServiceDescriptor;
+use super::descriptor::{ServiceDescriptor, SettingsSource};
 use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
@@ -476,7 +476,7 @@ impl<'a> Resolver<'a> {
             None if target.undeclared => None,
             None => Some(&[][..]),
         };
-        let uncertain = declared.is_some_and(|settings| settings.uncertain) && !target.undeclared;
+        let source = declared.map_or(SettingsSource::Calls, |settings| settings.source);
         for field in fields.into_iter().flatten().filter(|field| keys::find(field).is_some()) {
             self.errors.push(ConfigError::Reserved { service: self.id.to_owned(), key: (*field).to_owned() });
         }
@@ -490,8 +490,11 @@ impl<'a> Resolver<'a> {
                 Some(fields) => {
                     self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
-                None if uncertain => self.check_uncertain(key, setting),
-                None => self.check_undeclared(key, setting),
+                None => match source {
+                    SettingsSource::Uncertain if !target.undeclared => self.check_uncertain(key, setting),
+                    SettingsSource::Calls | SettingsSource::Uncertain => self.check_undeclared(key, setting, false),
+                    SettingsSource::Configure => self.check_undeclared(key, setting, true),
+                },
             }
         }
         self.own = own;
@@ -508,16 +511,18 @@ impl<'a> Resolver<'a> {
         self.errors.push(ConfigError::UnknownKey { setting, hint });
     }
 
-    /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error.
-    fn check_undeclared(&mut self, key: &str, setting: Box<Setting>) {
+    /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error. `has_type`: the
+    /// type of the settings may have a field of this name behind `flatten`, or be a map. If it does not read the key, that is
+    /// an error when the settings are read.
+    fn check_undeclared(&mut self, key: &str, setting: Box<Setting>, has_type: bool) {
         let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
         // A short name is near to many words: `relay` is not a misspelt `delay`.
         match distance(key, near) {
-            far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
+            _ if is_misspelt && !has_type => {
                 let hint = format!("did you mean `{near}`?");
                 self.errors.push(ConfigError::UnknownKey { setting, hint });
             }
-            1 => self.warnings.push(format!(
+            far if is_misspelt || far == 1 => self.warnings.push(format!(
                 "{setting} is read as a setting of the service: if the option `{near}` is meant, correct the name"
             )),
             _ => {}
@@ -528,6 +533,11 @@ impl<'a> Resolver<'a> {
 /// Whether the settings have this field.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     fields.iter().any(|field| *field == key || node.origin.layer.is_meant(key, field))
+        let is_misspelt = match distance(key, near) {
+            1 => near.len() >= 6,
+            2 => near.len() >= 7,
+            _ => false,
+        };
 }
 
 /// Whether a value, or an item of a list, has a `${…}` with the name of a secret.

@@ -89,6 +89,10 @@ impl<'a> Describer<'a> {
             let setting = Setting::new(&service, path::show(at), origin);
             return ConfigError::Conflict { setting, problem: format!("`{field}` is missing") };
         }
+        // Behind `flatten`, the names of the fields are not known before.
+        if at.is_empty() && keys::find(field).is_some() {
+            return ConfigError::Reserved { service, key: field.to_owned() };
+        }
         let key = key_in(at, field);
         let variable = variable_name(&service, &key);
         ConfigError::Missing { service, key, file: self.subject.file.to_owned(), variable }

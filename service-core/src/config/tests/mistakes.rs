@@ -344,6 +344,72 @@ fn without_known_fields_only_a_misspelt_option_is_an_error() {
 }
 
 #[test]
+fn a_setting_that_is_called_nearly_like_an_option_is_read_where_its_type_does_not_tell_its_fields() {
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Flat {
+        #[serde(flatten)]
+        common: Common,
+    }
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Common {
+        instance: String,
+        #[serde(default)]
+        rate_limits: Vec<u32>,
+    }
+    fn resolve<T: serde::de::DeserializeOwned>(given: &Given, rows: &[Row]) -> Result<(Arc<Resolved>, T), String> {
+        let settings = Some(crate::config::settings::<T>());
+        let mail = Box::leak(Box::new(ServiceDescriptor { settings, ..new_descriptor(&[], None) }));
+        let resolved = given.load().resolve(Target::new("mail", mail, None), rows).map_err(|e| e.to_string())?;
+        let settings = resolved.settings.get_all::<T>("mail").map_err(|error| error.to_string())?;
+        Ok((resolved, settings))
+    }
+    let given = toml("[mail]\ninstance = \"eu\"\nrate_limits = [1, 2]");
+    let (resolved, settings) = resolve::<Flat>(&given, &[]).unwrap();
+    assert_eq!(settings, Flat { common: Common { instance: "eu".to_owned(), rate_limits: vec![1, 2] } });
+    let warnings = [("instance", 2, "instances"), ("rate_limits", 3, "rate_limit")].map(|(key, line, near)| {
+        format!("`{key}` of service `mail` (services.toml:{line}) is read as a setting of the service: if the option `{near}` is meant, correct the name")
+    });
+    assert_eq!(resolved.warnings, warnings);
+    // An option that is misspelt is an error when the settings are read.
+    let misspelt = toml("[mail]\ninstance = \"eu\"\nmax_falures = 3");
+    assert_eq!(
+        resolve::<Flat>(&misspelt, &[]).unwrap_err(),
+        "`max_falures` of service `mail` (services.toml:3): unknown key, did you mean `max_failures`?"
+    );
+    let any = toml("[mail]\ninstance = 1");
+    let (_, map) = resolve::<std::collections::HashMap<String, u32>>(&any, &[]).unwrap();
+    assert_eq!(map["instance"], 1);
+}
+
+#[test]
+fn a_required_field_behind_flatten_with_an_options_name_is_refused() {
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "never read")]
+    struct Settings {
+        #[serde(flatten)]
+        common: Common,
+        smtp: Option<Common>,
+    }
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "never read")]
+    struct Common {
+        timeout: u64,
+    }
+    assert_eq!(
+        toml("[mail]\ntimeout = 5").settings::<Settings>().unwrap_err(),
+        "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, rename the field"
+    );
+    // In a table, no key is an option.
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "never read")]
+    struct Nested {
+        smtp: Common,
+    }
+    let missing = toml("[mail.smtp]").settings::<Nested>().unwrap_err();
+    assert!(missing.starts_with("`smtp.timeout` of service `mail` is missing"), "{missing}");
+}
+
+#[test]
 fn a_field_with_an_options_name_is_refused() {
     #[derive(serde::Deserialize, Debug)]
     #[allow(dead_code, reason = "never read")]

@@ -135,7 +135,11 @@ fn new_descriptor(
         file: "src/mail.rs",
         line: 7,
         attributes,
-        settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()), uncertain: false }),
+        settings: settings.map(|fields| crate::config::SettingsType {
+            fields,
+            check: |_, _| Ok(()),
+            source: crate::config::descriptor::SettingsSource::Calls,
+        }),
         long_running: false,
     }
 }
