@@ -22,7 +22,7 @@ pub struct Setting {
 
 impl Setting {
     pub(crate) fn new(service: &str, key: impl Into<String>, origin: &Origin) -> Box<Self> {
-        let Origin { layer, place } = origin.clone();
+        let Origin { layer, place, .. } = origin.clone();
         Box::new(Self { service: service.to_owned(), key: key.into(), layer, place })
     }
 }

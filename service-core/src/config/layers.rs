@@ -122,11 +122,13 @@ pub(crate) enum Scope {
 pub(crate) struct Origin {
     pub(crate) layer: Layer,
     pub(crate) place: String,
+    /// Among the merged settings of a service, a value of a later place has a higher number. 0 before.
+    pub(crate) order: u32,
 }
 
 impl Origin {
     pub(crate) fn new(layer: Layer, place: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { layer, place: place.into() })
+        Arc::new(Self { layer, place: place.into(), order: 0 })
     }
 
     /// Whether the test bed sets the value for every service.

@@ -16,6 +16,7 @@ pub(crate) mod fields;
 mod keys;
 mod kinds;
 mod layers;
+mod merge;
 pub(crate) mod options;
 mod resolver;
 mod secrets;

@@ -14,6 +14,7 @@ use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
 use super::layers::{Layer, Origin, Precedence, is_set_for_all};
+use super::merge::merge;
 use super::secrets::{REDACTED, is_secret};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
@@ -150,7 +151,7 @@ impl Provenance {
 
     /// The key and its place, for an error.
     pub(crate) fn setting(&self, service: &str) -> Box<Setting> {
-        Setting::new(service, self.key, &Origin { layer: self.layer, place: self.place.clone() })
+        Setting::new(service, self.key, &Origin::new(self.layer, self.place.as_str()))
     }
 
     fn new(key: &'static str, value: String, layer: Layer) -> Self {
@@ -186,17 +187,28 @@ pub(super) struct Resolver<'a> {
     /// By key, the lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
     own: Table,
+    /// The number of tables so far.
+    tables: u32,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(id: &'a str, type_name: &'a str) -> Self {
-        Self { id, type_name, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
+        Self {
+            id,
+            type_name,
+            options: BTreeMap::new(),
+            own: Table::new(),
+            tables: 0,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
-    /// Adds a layer. They are added in the order of their precedence.
+    /// Adds a layer, or one place of a layer. They are added in the order of their precedence.
     pub(super) fn layer(&mut self, precedence: Precedence, table: &Table) {
+        self.tables += 1;
         for (key, node) in table {
             self.set(precedence, key, node);
         }
@@ -212,7 +224,9 @@ impl<'a> Resolver<'a> {
                 };
                 self.errors.push(ConfigError::UnknownKey { setting: setting(), hint });
             } else {
-                values::merge(&mut self.own, Table::from([(name.to_owned(), node.clone())]));
+                let order = self.tables;
+                let node = node.with_origins(&|origin| Arc::new(Origin { order, ..origin.clone() }));
+                merge(&mut self.own, Table::from([(name.to_owned(), node)]));
             }
             return;
         };

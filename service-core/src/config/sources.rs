@@ -14,6 +14,7 @@ use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
 use super::keys::Key;
 use super::layers::{FOR_ALL, Layer, Origin, Precedence, Scope};
+use super::merge::merge;
 use super::resolver::{KeptValues, Resolved, Resolver, Row, Target};
 use super::values::{self, Node, SettingValue, Table, Value};
 use super::{keys, toml};
@@ -287,7 +288,7 @@ impl Sources {
         let borrowed = |(precedence, table): &'a (Precedence, Table)| (*precedence, Cow::Borrowed(table));
         let mut layers: Vec<_> = self.defaults.iter().map(borrowed).collect();
         layers.push((Precedence::Attribute, Cow::Owned(attribute(descriptor))));
-        layers.extend(code.map(|code| (Precedence::Code, Cow::Owned(code_table(code)))));
+        layers.extend(code.into_iter().flat_map(code_tables).map(|table| (Precedence::Code, Cow::Owned(table))));
         if descriptor.id != id {
             layers.extend(self.sections.get(descriptor.id).into_iter().flatten().map(|(precedence, table)| {
                 match precedence {
@@ -306,12 +307,13 @@ impl Sources {
             layers.extend(kept.iter().map(|(precedence, table)| (*precedence, Cow::Owned(table.clone()))));
         }
         layers.push((Precedence::SetForAll, Cow::Borrowed(&self.for_all)));
-        layers.extend(rows.iter().map(|row| {
-            let mut table = Table::new();
-            overwrite(&mut table, &row.key, Node::new(row.value.clone(), &row.origin));
-            (row.precedence, Cow::Owned(table))
-        }));
-        // The sort is stable: rows of one place stay in their order.
+        let mut of_rows = BTreeMap::<Precedence, Table>::new();
+        for row in rows {
+            let table = of_rows.entry(row.precedence).or_default();
+            overwrite(table, &row.key, Node::new(row.value.clone(), &row.origin));
+        }
+        layers.extend(of_rows.into_iter().map(|(precedence, table)| (precedence, Cow::Owned(table))));
+        // The sort is stable: the options of code stay in their order.
         layers.sort_by_key(|(precedence, _)| *precedence);
         layers
     }
@@ -355,25 +357,21 @@ impl ServiceOptions {
     }
 }
 
-fn code_table(code: &ServiceOptions) -> Table {
-    let mut table = Table::new();
-    for (key, value, location) in &code.entries {
-        overwrite(&mut table, key, Node::new(value.clone(), &ServiceOptions::origin_at(location)));
-    }
-    table
+/// The options of code, a table for each call of `new`: those for one service are later than those for its type.
+fn code_tables(code: &ServiceOptions) -> impl Iterator<Item = Table> {
+    code.entries.chunk_by(|(.., one), (.., next)| one == next).map(|entries| {
+        let mut table = Table::new();
+        for (key, value, location) in entries {
+            overwrite(&mut table, key, Node::new(value.clone(), &ServiceOptions::origin_at(location)));
+        }
+        table
+    })
 }
 
 /// A copy of the table with its values in another layer.
 fn in_layer(table: &Table, layer: Layer) -> Table {
-    let place = |node: &Node| Origin::new(layer, node.origin.place.as_str());
-    let value = |value: &Value| match value {
-        Value::Table(inner) => Value::Table(in_layer(inner, layer)),
-        Value::List(items) => {
-            Value::List(items.iter().map(|item| Node { value: item.value.clone(), origin: place(item) }).collect())
-        }
-        other => other.clone(),
-    };
-    table.iter().map(|(key, node)| (key.clone(), Node { value: value(&node.value), origin: place(node) })).collect()
+    let origin = |origin: &Origin| Origin::new(layer, origin.place.as_str());
+    table.iter().map(|(key, node)| (key.clone(), node.with_origins(&origin))).collect()
 }
 
 /// Sets the value at a path of keys (`smtp.port`), in place of the value there.
@@ -381,7 +379,7 @@ fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
     // Inserting into an empty table cannot fail.
     let _ = values::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
-    values::merge(table, upper);
+    merge(table, upper);
 }
 
 /// The name of the file for messages, and its content if it exists.

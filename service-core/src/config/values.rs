@@ -107,6 +107,17 @@ impl Value {
         };
     }
 
+    /// Makes each part a secret.
+    pub(super) fn into_secret(self) -> Self {
+        let inside = |node: Node| Node { value: node.value.into_secret(), origin: node.origin };
+        match self {
+            Self::List(items) => Self::List(items.into_iter().map(inside).collect()),
+            Self::Table(table) => Self::Table(table.into_iter().map(|(key, node)| (key, inside(node))).collect()),
+            Self::Str(text) => Self::Text { text, secret: true },
+            other => Self::Text { text: other.show(false), secret: true },
+        }
+    }
+
     /// Whether the values are equal, wherever they are set.
     pub(crate) fn equals(&self, other: &Self) -> bool {
         match (self, other) {
@@ -142,37 +153,24 @@ impl Node {
         node
     }
 
+    /// Copies the value, with another origin for each part.
+    pub(super) fn with_origins(&self, of: &impl Fn(&Origin) -> Arc<Origin>) -> Self {
+        let value = match &self.value {
+            Value::List(items) => Value::List(items.iter().map(|item| item.with_origins(of)).collect()),
+            Value::Table(table) => {
+                Value::Table(table.iter().map(|(key, item)| (key.clone(), item.with_origins(of))).collect())
+            }
+            other => other.clone(),
+        };
+        Self { value, origin: of(&self.origin) }
+    }
+
     fn place_at(&mut self, origin: &Arc<Origin>) {
         self.origin = Arc::clone(origin);
         match &mut self.value {
             Value::List(items) => items.iter_mut().for_each(|item| item.place_at(origin)),
             Value::Table(table) => table.values_mut().for_each(|item| item.place_at(origin)),
             _ => {}
-        }
-    }
-}
-
-/// Merges `upper` into `lower`, tables key by key. Other values replace those of `lower`.
-pub(crate) fn merge(lower: &mut Table, upper: Table) {
-    for (key, node) in upper {
-        // Names of environment variables have no case: `BATCHSIZE` is `batchSize` if a lower layer has that key.
-        let key = match lower.keys().find(|known| node.origin.layer.is_meant(&key, known)) {
-            Some(known) if !lower.contains_key(&key) => known.clone(),
-            _ => key,
-        };
-        // A later layer writes the key as the field is called.
-        let meant =
-            lower.iter().find(|(known, below)| below.origin.layer.is_meant(known, &key)).map(|(known, _)| known);
-        if let Some(meant) = meant.filter(|_| !lower.contains_key(&key)).cloned()
-            && let Some(below) = lower.remove(&meant)
-        {
-            lower.insert(key.clone(), below);
-        }
-        match (lower.get_mut(&key).map(|below| &mut below.value), node.value) {
-            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
-            (_, value) => {
-                lower.insert(key, Node { value, origin: node.origin });
-            }
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::config::units::TIME_FORMS;
 use crate::humanize::one_of;
 use crate::service::secret::INVALID;
 
+/// The term for the type of a value that is the name of a variant.
+pub(super) const TAG: &str = "variant identifier";
+
 /// An error while settings are read.
 #[derive(Clone, Debug)]
 pub(super) struct Error {
@@ -113,7 +116,7 @@ impl de::Error for Error {
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
-        record(probe_of(variant), "variant identifier");
+        record(probe_of(variant), TAG);
         Problem::UnknownVariant { variant: variant.to_owned(), known }.into()
     }
 

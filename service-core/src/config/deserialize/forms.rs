@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::errors::TAG;
 use crate::config::coercion;
 use crate::config::layers::{Layer, Origin};
 use crate::config::values::{Node, Value, list};
@@ -63,7 +64,7 @@ pub(super) fn forms(value: &Value, expected: &str, is_item: bool) -> Vec<Form> {
         "a sequence" => vec![items()],
         "a map" => vec![table()],
         "unit" => Vec::new(),
-        "a string" | "a character" | "variant identifier" => vec![Some(string())],
+        "a string" | "a character" | TAG => vec![Some(string())],
         "string or map" => vec![Some(string()), table()],
         _ if starts(&["struct ", "struct variant "]) => vec![table()],
         _ if starts(&["a tuple of size ", "an array of length ", "tuple struct ", "tuple variant "]) => vec![items()],

@@ -11,7 +11,7 @@ use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
 use super::secrets;
 use crate::config::coercion;
-use crate::config::layers::{Layer, Origin};
+use crate::config::layers::Origin;
 use crate::config::values::{Node, Table, Value};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
@@ -31,6 +31,7 @@ pub(super) struct ReaderState {
     typed_secrets: RefCell<Vec<String>>,
     buffered: Cell<bool>,
     probes: RefCell<BTreeSet<usize>>,
+    tags: RefCell<BTreeSet<usize>>,
 }
 
 impl ReaderState {
@@ -51,6 +52,11 @@ impl ReaderState {
     /// The probes among those values.
     pub(super) fn probes(&self) -> BTreeSet<usize> {
         self.probes.take()
+    }
+
+    /// The probes that were read as the name of a variant, in an enum with a `tag`.
+    pub(super) fn tags(&self) -> BTreeSet<usize> {
+        self.tags.take()
     }
 }
 
@@ -143,6 +149,12 @@ impl<'a> Reader<'a> {
             (None, Value::Text { text, .. }) => visit(&coercion::as_in_file(text), self, visitor),
             _ => self.any(visitor),
         }
+    }
+
+    /// Visits a key, or the tag of an enum.
+    fn identifier<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
+        self.shared.tags.borrow_mut().extend(self.probe);
+        self.any(visitor)
     }
 
     fn list<'de, V: Visitor<'de>>(&self, items: &[Node], visitor: V) -> Result<V::Value, Error> {
@@ -256,14 +268,14 @@ impl<'a> Reader<'a> {
 /// The variants that the highest layer sets. Layers are merged key by key, but another variant in a later layer replaces the
 /// one below.
 fn of_highest_layer(table: &Table) -> impl Iterator<Item = (&String, &Node)> {
-    fn layer(node: &Node) -> Layer {
+    fn order(node: &Node) -> u32 {
         match &node.value {
-            Value::Table(table) => table.values().map(layer).max().unwrap_or(node.origin.layer),
-            _ => node.origin.layer,
+            Value::Table(table) => table.values().map(order).max().unwrap_or(node.origin.order),
+            _ => node.origin.order,
         }
     }
-    let highest = table.values().map(layer).max();
-    table.iter().filter(move |(_, node)| Some(layer(node)) == highest)
+    let highest = table.values().map(order).max();
+    table.iter().filter(move |(_, node)| Some(order(node)) == highest)
 }
 
 /// Visits a value in its own type.
@@ -424,7 +436,7 @@ impl<'de> de::Deserializer<'de> for &Reader<'_> {
         deserialize_string => any;
         deserialize_bytes => any;
         deserialize_byte_buf => any;
-        deserialize_identifier => any;
+        deserialize_identifier => identifier;
         deserialize_seq => sequence;
     }
 

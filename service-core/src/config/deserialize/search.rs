@@ -5,13 +5,14 @@
 //! every value is first a probe: bytes that hardly any type accepts. The error names the first probe that was
 //! requested, and the expected type. The probe is replaced by the value in that type, and the next attempt finds the
 //! next one, until nothing is requested any more. If the variants of an enum request different types, each is tried. Of
-//! all readings that succeed, the best is the one that leaves the fewest values unread, then the one that keeps the
-//! types which text would have in the file (`12345` is a number), then the first variant.
+//! all readings that succeed, the best is the one that leaves the fewest values of the highest layer unread, then of the next
+//! one, and so on; then the one that keeps the types which text would have in the file (`12345` is a number); then the first
+//! variant.
 
 use std::collections::BTreeSet;
 
 use super::describe::Describer;
-use super::errors::{self, Error, Problem, Record, Request};
+use super::errors::{self, Error, Problem, Record, Request, TAG};
 use super::forms::{Form, TIME, accepts, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
@@ -35,6 +36,8 @@ pub(super) struct Search<'a> {
     of_settings: usize,
     /// The probes that were requested in any attempt.
     pub(super) requested: BTreeSet<usize>,
+    /// The probes that are the tag of an enum.
+    tags: BTreeSet<usize>,
     /// The values of fields of type `Secret` that were read.
     secrets: BTreeSet<String>,
     attempts: usize,
@@ -61,12 +64,15 @@ pub(super) struct Attempt {
 /// A reading that succeeded. The one with the least cost wins.
 struct Reading {
     value: Nth,
-    /// The number of unread values, and of texts that have another type than in the file.
-    cost: (usize, usize),
+    cost: Cost,
     /// The settings of the attempt.
     settings: Value,
     unread: BTreeSet<usize>,
 }
+
+/// The unread values, each by the order of its place, the highest first; and the number of texts that have another type than
+/// in the file.
+type Cost = (Vec<u32>, usize);
 
 /// The error of the attempt that got furthest: with the most answers.
 struct FurthestError {
@@ -77,21 +83,29 @@ struct FurthestError {
 
 /// The state of the search: how many requests are answered, how many answers have another type than in the file, and
 /// the last request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Progress {
     answers: usize,
     retyped: usize,
     last: Option<Request>,
+    /// The probes that other variants requested at the same time as those that are answered.
+    declined: Vec<usize>,
 }
 
 impl Progress {
     fn after(&self, request: &Request, form: &Form) -> Self {
         let retyped = self.retyped + usize::from(form.retyped);
-        Self { answers: self.answers + 1, retyped, last: Some(request.clone()) }
+        Self { answers: self.answers + 1, retyped, ..self.stopped_at(request) }
     }
 
     fn stopped_at(&self, request: &Request) -> Self {
-        Self { answers: self.answers, retyped: self.retyped, last: Some(request.clone()) }
+        Self { last: Some(request.clone()), ..self.clone() }
+    }
+
+    /// One of several requests is answered next.
+    fn only(&self, request: &Request, all: &[(Request, Vec<Form>)]) -> Self {
+        let others = all.iter().map(|(other, _)| other.probe).filter(|other| *other != request.probe);
+        Self { declined: self.declined.iter().copied().chain(others).collect(), ..self.clone() }
     }
 }
 
@@ -110,6 +124,7 @@ impl<'a> Search<'a> {
             probes: Vec::new(),
             of_settings: 0,
             requested: BTreeSet::new(),
+            tags: BTreeSet::new(),
             secrets: BTreeSet::new(),
             attempts: 0,
             complete,
@@ -140,9 +155,11 @@ impl<'a> Search<'a> {
         describer.hide(texts);
         match (found.best, found.failure) {
             (Some(best), _) => {
-                let is_unknown = |probe: &usize| *probe < self.of_settings && !self.requested.contains(probe);
-                let unknown: Vec<usize> = best.unread.iter().copied().filter(is_unknown).collect();
                 self.settings = best.settings;
+                let is_unknown = |probe: &usize| {
+                    *probe < self.of_settings && !self.requested.contains(probe) && !self.is_of_lower_variant(*probe)
+                };
+                let unknown: Vec<usize> = best.unread.iter().copied().filter(is_unknown).collect();
                 match unknown.into_iter().find(|probe| self.complete && self.is_unknown(*probe)) {
                     Some(probe) => Err(describer.unread(&self.probes[probe].path)),
                     None => Ok(best.value),
@@ -160,19 +177,25 @@ impl<'a> Search<'a> {
     /// can exist.
     fn explore(&mut self, mut progress: Progress, found: &mut SearchResult) -> bool {
         loop {
-            if self.attempts == MOST_ATTEMPTS {
+            if self.attempts >= MOST_ATTEMPTS {
                 return true;
             }
-            let Attempt { result, record, buffered } = self.attempt();
+            let Attempt { result, mut record, buffered } = self.attempt();
+            let failed = result.is_err();
             match result {
                 Ok(value) => {
-                    let cost = (buffered.len(), progress.retyped);
+                    let mut unread: Vec<u32> = buffered.iter().map(|probe| self.order(*probe)).collect();
+                    unread.sort_unstable_by_key(|order| std::cmp::Reverse(*order));
+                    let cost = (unread, progress.retyped);
+                    let is_perfect = cost == (Vec::new(), 0);
                     if found.best.as_ref().is_none_or(|best| cost < best.cost) {
                         found.best = Some(self.reading(value, cost, buffered));
                     }
-                    if cost == (0, 0) {
+                    if is_perfect {
                         return true;
                     }
+                    // If another variant gets its values as well, those of this one are unread, but are no probes any more.
+                    record.requests.retain(|request| !progress.declined.contains(&request.probe));
                 }
                 Err(error) if self.rename_key(&error) => continue,
                 Err(error) if record.requests.is_empty() => self.note(error, record.errors, &progress, found),
@@ -190,7 +213,11 @@ impl<'a> Search<'a> {
             }
             // Variants for which a text has another type than in the file come later.
             requests.sort_by_key(|(_, forms)| forms.first().is_some_and(|form| form.retyped));
-            return requests.iter().any(|(request, forms)| self.choose(request, forms, &progress, found));
+            return requests.iter().any(|(request, forms)| {
+                // Where the settings could be read, the requests are not of variants that exclude each other.
+                let progress = if failed { progress.only(request, &requests) } else { progress.clone() };
+                self.choose(request, forms, &progress, found)
+            });
         }
     }
 
@@ -199,7 +226,7 @@ impl<'a> Search<'a> {
         if forms.is_empty() {
             self.note(request.refuse(&self.probes[request.probe].value), 1, &progress.stopped_at(request), found);
         }
-        let before = found.best.as_ref().map(|best| best.cost);
+        let before = found.best.as_ref().map(|best| best.cost.clone());
         for form in forms {
             let (settings, probes) = (self.settings.clone(), self.probes.len());
             self.give(request, form);
@@ -210,7 +237,7 @@ impl<'a> Search<'a> {
                 return true;
             }
             // The next form is only for the case that this one is not accepted.
-            if found.best.as_ref().map(|best| best.cost) != before {
+            if found.best.as_ref().map(|best| &best.cost) != before.as_ref() {
                 break;
             }
         }
@@ -234,8 +261,10 @@ impl<'a> Search<'a> {
         self.attempts += 1;
         let shared = ReaderState::new(self.complete);
         let (result, record) = errors::recorded(|| (self.read)(&Reader::root(&self.settings, &shared)));
-        for Request { probe, secret, .. } in &record.requests {
+        self.tags.extend(shared.tags());
+        for Request { probe, secret, expected, .. } in &record.requests {
             self.requested.insert(*probe);
+            self.tags.extend((expected == TAG).then_some(*probe));
             self.probes[*probe].secret |= secret;
         }
         self.secrets.extend(shared.typed_secrets());
@@ -243,10 +272,13 @@ impl<'a> Search<'a> {
     }
 
     /// A reading with unread probes. A type may have accepted the bytes of a probe, so the probes are replaced by their
-    /// values, if the settings can be read then, too.
-    fn reading(&mut self, value: Nth, cost: (usize, usize), unread: BTreeSet<usize>) -> Reading {
+    /// values, if the settings can be read then, too. A probe that only another variant of an enum reads stays: with its
+    /// value, that variant could be the first one that fits.
+    fn reading(&mut self, value: Nth, cost: Cost, unread: BTreeSet<usize>) -> Reading {
         let settings = self.settings.clone();
-        for probe in &unread {
+        let mut others = unread.clone();
+        others.retain(|probe| self.requested.contains(probe) && !self.is_read(*probe));
+        for probe in unread.difference(&others) {
             let Probe { path, value, .. } = &self.probes[*probe];
             let value = match value {
                 Value::Text { text, .. } => Value::Str(text.clone()),
@@ -259,14 +291,33 @@ impl<'a> Search<'a> {
         Reading { value, cost, settings, unread }
     }
 
-    /// Whether nothing reads a value: it could have any type.
+    /// The order of the place of a value.
+    fn order(&self, probe: usize) -> u32 {
+        path::find(&self.settings, &self.probes[probe].path).origin.map_or(0, |origin| origin.order)
+    }
+
+    /// Whether a later place than that of the value sets the tag of an enum that contains the value. The value then may
+    /// belong to the variant of the earlier place.
+    fn is_of_lower_variant(&self, probe: usize) -> bool {
+        let path = &self.probes[probe].path;
+        let contains = |tag: &Path| tag.split_last().is_some_and(|(_, table)| path.starts_with(table));
+        self.tags.iter().any(|tag| contains(&self.probes[*tag].path) && self.order(*tag) > self.order(probe))
+    }
+
+    /// Whether nothing reads a value, which is not set for every service.
     fn is_unknown(&mut self, probe: usize) -> bool {
+        let path = &self.probes[probe].path;
+        let is_for_all = path::find(&self.settings, path).origin.is_some_and(|origin| origin.is_set_for_all());
+        !is_for_all && !self.is_read(probe)
+    }
+
+    /// Whether something reads a value: it cannot have any type.
+    fn is_read(&mut self, probe: usize) -> bool {
         let path = self.probes[probe].path.clone();
-        let is_for_all = path::find(&self.settings, &path).origin.is_some_and(|origin| origin.is_set_for_all());
         let before = self.put(&path, Value::Table(Table::new()));
         let is_read = self.attempt().result.is_err();
         self.put(&path, before);
-        !is_read && !is_for_all
+        is_read
     }
 
     /// Names of environment variables have no case and no `-`. If an error requests a name, one that differs only in

@@ -389,6 +389,64 @@ fn an_untagged_enum_is_the_variant_that_the_same_value_in_the_file_would_be() {
 }
 
 #[test]
+fn of_an_enum_with_a_tag_only_the_variant_of_the_highest_layer_is_read() {
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(tag = "kind", rename_all = "lowercase")]
+    enum Mode {
+        Limited { max: u32 },
+        Rated { rate: u32 },
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Plain {
+        mode: Mode,
+    }
+    fn all<T: DeserializeOwned>(given: Given) -> Result<T, String> {
+        let resolved = given.resolve(&[])?;
+        resolved.settings.get_all("mail").map_err(|error| error.to_string())
+    }
+    let limited = || toml("[mail.mode]\nkind = \"limited\"\nmax = 5");
+    let rated = || limited().env([("SERVICES__MAIL__MODE__KIND", "rated"), ("SERVICES__MAIL__MODE__RATE", "3")]);
+    assert_eq!(all(rated()), Ok(Plain { mode: Mode::Rated { rate: 3 } }));
+    assert_eq!(all(rated()), Ok(Flat { inner: Plain { mode: Mode::Rated { rate: 3 } } }));
+    let inline = limited().env([("SERVICES__MAIL__MODE", "{ kind = \"rated\", rate = 3 }")]);
+    assert_eq!(all(inline), Ok(Plain { mode: Mode::Rated { rate: 3 } }));
+    let root = toml("[mail]\nkind = \"limited\"\nmax = 5");
+    let root = root.env([("SERVICES__MAIL__KIND", "rated"), ("SERVICES__MAIL__RATE", "3")]);
+    assert_eq!(all(root), Ok(Mode::Rated { rate: 3 }));
+    // A key beside the tag, or above it, is of its variant.
+    let error = all::<Plain>(rated().env([("SERVICES__MAIL__MODE__MAX", "6")])).unwrap_err();
+    assert!(
+        error.starts_with("`mode.max` of service `mail` (environment variable SERVICES__MAIL__MODE__MAX)"),
+        "{error}"
+    );
+    let error = all::<Plain>(limited().env([("SERVICES__MAIL__MODE__RATE", "3")])).unwrap_err();
+    assert!(error.starts_with("`mode.rate` of service `mail` (environment variable"), "{error}");
+    let error = all::<Plain>(toml("[mail.mode]\nkind = \"rated\"\nrate = 3\nmax = 5")).unwrap_err();
+    assert!(error.starts_with("`mode.max` of service `mail` (services.toml:4): unknown key"), "{error}");
+
+    // An enum without a tag is the variant that reads the values of the highest layer.
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(untagged)]
+    enum Untagged {
+        Limited { max: u32 },
+        Rated { rate: u32 },
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Untold {
+        mode: Untagged,
+    }
+    let max = || toml("[mail]\nmode.max = 5");
+    assert_eq!(all(max()), Ok(Untold { mode: Untagged::Limited { max: 5 } }));
+    let rate = Untold { mode: Untagged::Rated { rate: 3 } };
+    for variable in [("SERVICES__MAIL__MODE__RATE", "3"), ("SERVICES__MAIL__MODE", "{ rate = 3 }")] {
+        assert_eq!(all::<Untold>(max().env([variable])).as_ref(), Ok(&rate), "{variable:?}");
+    }
+    assert_eq!(all(max().set("mail.mode.rate", 3)), Ok(rate));
+    let rate = toml("[mail]\nmode.rate = 3").set("mail.mode.max", 5);
+    assert_eq!(all(rate), Ok(Untold { mode: Untagged::Limited { max: 5 } }));
+}
+
+#[test]
 fn an_untagged_enum_does_not_take_a_variant_that_leaves_values_unread() {
     assert_eq!(env(COMMON).settings::<Source>().unwrap(), Source::Full(common()));
     assert_eq!(env(COMMON).settings::<Flat<Source>>().unwrap().inner, Source::Full(common()));
@@ -465,6 +523,32 @@ fn a_list_whose_errors_are_dropped_is_read_beside_flattened_settings() {
     let list = |text| env([("SERVICES__MAIL__LIST", text), ("SERVICES__MAIL__A", "b")]).settings::<Settings>();
     assert_eq!(list("1,2").unwrap().list, Some(vec![1, 2]));
     assert_eq!(list("1,x").unwrap().list, None);
+}
+
+#[test]
+fn values_whose_errors_are_dropped_are_all_read() {
+    fn lenient<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u8>, D::Error> {
+        Ok(u8::deserialize(d).ok())
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Settings {
+        #[serde(deserialize_with = "lenient")]
+        a: Option<u8>,
+        #[serde(deserialize_with = "lenient")]
+        b: Option<u8>,
+        c: Numbers,
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(untagged)]
+    enum Numbers {
+        X { x: u8 },
+        Y { y: u8 },
+    }
+    let text = "[mail]\na = 1\nb = 2\nc.x = 3\nc.y = 4";
+    let expected = Settings { a: Some(1), b: Some(2), c: Numbers::X { x: 3 } };
+    assert_eq!(toml(text).settings::<Flat<Settings>>().unwrap().inner, expected);
+    let unread = toml("[mail]\na = 1\nb = 2\nc.x = 3\nc.y = 4\nother = 5");
+    assert_eq!(unread.settings::<Flat<Settings>>().unwrap().inner, expected);
 }
 
 #[test]

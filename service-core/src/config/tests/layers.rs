@@ -464,6 +464,76 @@ fn of_two_variants_of_an_enum_the_one_of_the_highest_layer_is_read() {
 }
 
 #[test]
+fn of_two_variants_in_one_layer_the_one_for_the_id_is_read_and_not_the_one_for_the_type() {
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        Limited(u32),
+        Rated(u32),
+    }
+    #[derive(serde::Deserialize, Debug)]
+    struct Settings {
+        mode: Mode,
+    }
+    let read = |given: &Given, code: Option<&ServiceOptions>, rows: &[Row]| {
+        let resolved = given.load().resolve(Target::new("mail_2", undeclared(), code), rows).unwrap();
+        resolved.settings.get::<Settings>("mail_2").map(|read| read.mode).map_err(|error| error.to_string())
+    };
+    let variables = env([("SERVICES__MAIL__MODE__LIMITED", "5"), ("SERVICES__MAIL_2__MODE__RATED", "7")]);
+    assert_eq!(read(&variables, None, &[]), Ok(Mode::Rated(7)));
+    let variables = env([("SERVICES__MAIL_2__MODE__LIMITED", "5"), ("SERVICES__MAIL__MODE__RATED", "7")]);
+    assert_eq!(read(&variables, None, &[]), Ok(Mode::Limited(5)));
+    let row = |scope, key: &str, value: u32| toml("").load().row(Layer::Table, scope, key, value.into(), "row");
+    let rows = [row(Scope::Service, "mode.limited", 5), row(Scope::Type, "mode.rated", 7)];
+    assert_eq!(read(&toml(""), None, &rows), Ok(Mode::Limited(5)));
+    let sets = toml("").set("mail.mode.limited", 5).set("mail_2.mode.rated", 7);
+    assert_eq!(read(&sets, None, &[]), Ok(Mode::Rated(7)));
+    let of_type = ServiceOptions::new().setting("mode.limited", 5);
+    let of_id = ServiceOptions::new().setting("mode.rated", 7);
+    assert_eq!(read(&toml(""), Some(&of_type.and(of_id)), &[]), Ok(Mode::Rated(7)));
+    // Two in one place are an error.
+    let rows = [row(Scope::Service, "mode.limited", 5), row(Scope::Service, "mode.rated", 7)];
+    assert!(read(&toml(""), None, &rows).unwrap_err().contains("a table with one key"));
+    let two = env([("SERVICES__MAIL_2__MODE__LIMITED", "5"), ("SERVICES__MAIL_2__MODE__RATED", "7")]);
+    assert!(read(&two, None, &[]).unwrap_err().contains("a table with one key"));
+    let both = ServiceOptions::new().setting("mode.limited", 5).setting("mode.rated", 7);
+    assert!(read(&toml(""), Some(&both), &[]).unwrap_err().contains("a table with one key"));
+}
+
+#[test]
+fn an_inline_table_in_a_variable_is_merged_with_the_tables_of_other_layers() {
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Settings {
+        smtp: Smtp,
+    }
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Smtp {
+        host: String,
+        port: u16,
+    }
+    let expected = Ok(Settings { smtp: Smtp { host: "h".to_owned(), port: 25 } });
+    let file = || toml("[mail.smtp]\nhost = \"h\"\nport = 587");
+    assert_eq!(file().env([("SERVICES__MAIL__SMTP", "{ port = 25 }")]).settings(), expected);
+    let above = env([("SERVICES__MAIL__SMTP", "{ host = \"h\", port = 587 }")]);
+    assert_eq!(above.set("mail.smtp.port", 25).settings(), expected);
+    // A secret stays one.
+    let secret = toml("[mail]\nsmtp = \"${MAIL_SECRET}\"").env([("MAIL_SECRET", "{ port = 99999 }")]);
+    assert_eq!(
+        secret.set("mail.smtp.host", "h").settings::<Settings>().unwrap_err(),
+        "`smtp.port` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 65535"
+    );
+
+    // Text that looks like a table is still a string, if a string is expected.
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Words {
+        template: String,
+    }
+    let words = env([("SERVICES__MAIL__TEMPLATE", "{ a = 1 }"), ("SERVICES__MAIL_2__TEMPLATE", "{ b = 2 }")]);
+    let resolved = words.load().resolve(Target::new("mail_2", undeclared(), None), &[]).unwrap();
+    assert_eq!(resolved.settings.get::<Words>("mail_2"), Ok(Words { template: "{ b = 2 }".to_owned() }));
+}
+
+#[test]
 fn a_setting_that_is_nan_is_the_same_after_the_file_is_read_again() {
     let settings = |text| toml(text).resolve(&[]).unwrap().settings.clone();
     let text = "[mail]\nfactor = nan\nlist = [1.0, nan]";
