@@ -420,7 +420,7 @@ impl<'a> Resolver<'a> {
         unused
     }
 
-    /// Finds the keys that do not apply to this kind of service. In every layer but `[defaults]` they are errors.
+    /// Finds the keys that do not apply to this kind of service. They are errors, unless they are set for all services.
     fn misfits(&mut self, is_long: bool) -> Vec<&'static str> {
         let problem = match is_long {
             true => "does not apply to a service with `run`, which has no schedule: remove it",
@@ -430,13 +430,16 @@ impl<'a> Resolver<'a> {
         misfits.filter_map(|key| self.leave_out(key.name, None, problem.to_owned())).collect()
     }
 
-    /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones.
+    /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones, but not where it
+    /// is set for all services.
     fn leave_out(&mut self, key: &'static str, decided: Option<Precedence>, problem: String) -> Option<&'static str> {
         let entry = self.top(key)?;
         if matches!(entry.read, Read::Wrong) {
             return Some(key);
         }
-        if decided.is_none_or(|decided| entry.precedence >= decided) && !entry.precedence.is_default() {
+        // `[defaults]` and `.set("interval", …)` of the test bed apply to the services that have this key.
+        let is_for_all = entry.precedence.is_default() || entry.precedence == Precedence::SetForAll;
+        if decided.is_none_or(|decided| entry.precedence >= decided) && !is_for_all {
             let setting = Setting::new(self.id, key, &entry.origin);
             self.errors.push(ConfigError::Conflict { setting, problem });
         }
@@ -531,6 +534,11 @@ impl<'a> Resolver<'a> {
     fn check_undeclared(&mut self, key: &str, setting: Box<Setting>, has_type: bool) {
         let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
         // A short name is near to many words: `relay` is not a misspelt `delay`.
+        let is_misspelt = match distance(key, near) {
+            1 => near.len() >= 6,
+            2 => near.len() >= 7,
+            _ => false,
+        };
         match distance(key, near) {
             _ if is_misspelt && !has_type => {
                 let hint = format!("did you mean `{near}`?");
@@ -547,11 +555,6 @@ impl<'a> Resolver<'a> {
 /// Whether the settings have this field.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     fields.iter().any(|field| *field == key || node.origin.layer.is_meant(key, field))
-        let is_misspelt = match distance(key, near) {
-            1 => near.len() >= 6,
-            2 => near.len() >= 7,
-            _ => false,
-        };
 }
 
 /// Whether a value, or an item of a list, has a `${…}` with the name of a secret.

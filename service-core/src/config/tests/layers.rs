@@ -534,6 +534,20 @@ fn an_inline_table_in_a_variable_is_merged_with_the_tables_of_other_layers() {
 }
 
 #[test]
+fn a_bed_sets_an_option_of_the_services_that_have_it() {
+    let given = || toml("").set_for_all("interval", s(3)).set_for_all("idle_timeout", s(4));
+    let given = || given().set_for_all("restart_delay", 5);
+    let options = |of| given().load().resolve(Target::new("mail", of, None), &[]).unwrap().options.clone();
+    let update = options(undeclared());
+    assert_eq!((&update.schedule, update.restart), (&Schedule::Interval(s(3)), None));
+    let long = LongRun { idle_timeout: Some(s(4)), ..LongRun::default() };
+    assert_eq!(options(long_running()).schedule, Schedule::LongRun(long));
+    // For one service, it is still an error.
+    let one = toml("").set("mail.interval", s(3)).load();
+    assert!(one.resolve(Target::new("mail", long_running(), None), &[]).is_err());
+}
+
+#[test]
 fn a_setting_that_is_nan_is_the_same_after_the_file_is_read_again() {
     let settings = |text| toml(text).resolve(&[]).unwrap().settings.clone();
     let text = "[mail]\nfactor = nan\nlist = [1.0, nan]";
