@@ -296,6 +296,27 @@ fn after_an_error_the_type_still_counts_as_a_service() {
 }
 
 #[test]
+fn a_run_that_a_cfg_adds_to_an_update_is_an_error() {
+    let (update, run) = (
+        quote!(
+            async fn update(&mut self) {}
+        ),
+        quote!(
+            async fn run(&mut self) {}
+        ),
+    );
+    let message = "a service has either `update` or `run`";
+    let errors = |methods: TokenStream| {
+        let all = crate::attribute(quote!(), quote!(impl Sender { #methods })).to_string();
+        all.matches(message).count()
+    };
+    assert_eq!(errors(quote!(#[cfg(test)] #run #update)), 1);
+    assert_eq!(errors(quote!(#update #[cfg(test)] #run)), 1);
+    assert_eq!(errors(quote!(#[cfg(test)] #update #run)), 1);
+    assert_eq!(errors(quote!(#[cfg(test)] #run #[cfg(not(test))] #update)), 0);
+}
+
+#[test]
 fn an_unfinished_method_body_does_not_matter() {
     let item = quote! {
         impl Sender {

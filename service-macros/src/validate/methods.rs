@@ -13,6 +13,9 @@ use crate::validate::signatures::{
 };
 use crate::validate::suggestions;
 
+const UPDATE_OR_RUN: &str =
+    "a service has either `update` or `run`: rename this method, or move it to another impl block";
+
 /// Checks every lifecycle method of an impl.
 pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) {
     let unreadable = unreadable(item);
@@ -36,10 +39,13 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
                 let name = if first.long { "run" } else { name };
                 format!("a service has only one `{name}`: rename this method, or put a `#[cfg(…)]` on each of them")
             } else {
-                "a service has either `update` or `run`: rename this method, or move it to another impl block"
-                    .to_owned()
+                UPDATE_OR_RUN.to_owned()
             };
             diagnostics.push(Error::new(second.sig.ident.span(), message));
+        }
+        // Where its `#[cfg]` is true, the service has both.
+        for other in methods.iter().filter(|other| other.inherited.cfg.is_some() && other.long != first.long) {
+            diagnostics.push(Error::new(other.sig.ident.span(), UPDATE_OR_RUN));
         }
     }
     for method in &model.updates {

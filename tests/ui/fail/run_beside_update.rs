@@ -24,4 +24,15 @@ impl Feed {
     async fn run(&self) {}
 }
 
+#[derive(Default)]
+struct Tested;
+
+#[service]
+impl Tested {
+    #[cfg(any())]
+    async fn run(&mut self) {}
+
+    async fn update(&mut self) {}
+}
+
 fn main() {}
