@@ -6,7 +6,6 @@ use std::time::Duration;
 use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
-use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
 
 use crate::parse::item::ungrouped;
@@ -166,11 +165,16 @@ impl ValueParser<'_> {
                 Kind::Time(_) | Kind::Limit | Kind::Count { .. } | Kind::CountOrUnlimited | Kind::Factor
             )
         {
-            return self.error(format!(
-                "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
-            ));
+            return self.error(self.not_evaluated());
         }
         self.error(format!("takes {takes}, for example `{assignment}`"))
+    }
+
+    fn not_evaluated(&self) -> String {
+        let (takes, assignment) = (self.key.kind.takes(), self.key.assignment());
+        format!(
+            "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
+        )
     }
 
     fn negative(&self, number: &TokenTree) -> Error {
@@ -186,6 +190,7 @@ impl ValueParser<'_> {
     fn string<'r>(&self, raw: &'r RawValue) -> Result<&'r LitStr, Error> {
         match (raw, self.tokens) {
             (RawValue::Str(text), _) => Ok(text),
+            (_, [TokenTree::Ident(word)]) if is_constant(word) => Err(self.error(self.not_evaluated())),
             (_, [TokenTree::Ident(word)]) => {
                 Err(self.error(format!("takes a string: write `{} = \"{word}\"`", self.key.name)))
             }
@@ -340,8 +345,7 @@ impl ValueParser<'_> {
             }
             _ => return Err(self.wrong()),
         };
-        let services = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, dependency);
-        Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
+        items(list, dependency).map(Literal::Services)
     }
 
     fn names(&self, raw: &RawValue, kind: &str) -> Result<Literal, Error> {
@@ -352,18 +356,31 @@ impl ValueParser<'_> {
             }
             _ => return Err(self.wrong()),
         };
-        let all = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, quoted);
-        let all = all.parse2(list)?;
-        let wrong = all.iter().filter(|name| !names::is_name(&name.value()));
-        let message = format!("a {kind} has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`");
-        let errors = wrong.map(|name| Error::new(name.span(), &message));
-        match errors.reduce(|mut all, next| {
-            all.combine(next);
-            all
-        }) {
-            Some(error) => Err(error),
-            None => Ok(Literal::Names(all.iter().map(LitStr::value).collect())),
+        let name = |input: ParseStream<'_>| {
+            let text = self.quoted(input)?;
+            if names::is_name(&text.value()) {
+                return Ok(text.value());
+            }
+            let message = format!("a {kind} has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`");
+            Err(Error::new(text.span(), message))
+        };
+        items(list, name).map(Literal::Names)
+    }
+
+    fn quoted(&self, input: ParseStream<'_>) -> Result<LitStr, Error> {
+        let start = input.span();
+        if input.peek(Lit) {
+            return match input.parse::<Lit>()? {
+                Lit::Str(text) => Ok(text),
+                _ => Err(Error::new(start, NO_STRING)),
+            };
         }
+        let path = input.call(Path::parse_mod_style).map_err(|_| Error::new(start, NO_STRING))?;
+        let message = match path.get_ident() {
+            Some(word) if !is_constant(word) => format!("this is written in quotes: `\"{word}\"`"),
+            _ => format!("`{}` {}", self.key.name, self.not_evaluated()),
+        };
+        Err(Error::new_spanned(path, message))
     }
 
     fn crate_path(&self) -> Result<Path, Error> {
@@ -412,13 +429,36 @@ fn check_id(text: &LitStr) -> Result<(), Error> {
     Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
 }
 
-fn quoted(input: ParseStream<'_>) -> Result<LitStr, Error> {
-    if input.peek(syn::Ident) {
-        let word: Ident = input.parse()?;
-        return Err(Error::new(word.span(), format!("this is written in quotes: `\"{word}\"`")));
-    }
-    input.parse()
+/// Whether a word is written as the name of a constant is.
+fn is_constant(word: &Ident) -> bool {
+    let word = word.to_string();
+    word.contains(char::is_uppercase) && !word.contains(char::is_lowercase)
 }
+
+/// Reads the items of a list, so that all wrong ones are reported together. After a wrong item whose end is not known, the rest
+/// is not read.
+fn items<T>(list: TokenStream, item: impl Fn(ParseStream<'_>) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    let read = |input: ParseStream<'_>| {
+        let (mut items, mut errors) = (Vec::new(), Vec::new());
+        while !input.is_empty() {
+            let wrong = item(input).map(|item| items.push(item)).err();
+            let comma = if input.is_empty() { None } else { input.parse::<Token![,]>().err() };
+            if comma.is_some() {
+                input.parse::<TokenStream>()?;
+            }
+            errors.extend(wrong.or(comma));
+        }
+        Ok((items, errors))
+    };
+    let (items, errors) = read.parse2(list)?;
+    let all = errors.into_iter().reduce(|mut all, next| {
+        all.combine(next);
+        all
+    });
+    all.map_or(Ok(items), Err)
+}
+
+const NO_STRING: &str = "expected string literal";
 
 const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";
 
@@ -472,5 +512,43 @@ mod tests {
                 assert!(read(table, key, &tokens).is_ok(), "{}", key.assignment());
             }
         }
+    }
+
+    /// The errors of a value of this key.
+    fn errors(key: &str, value: &str) -> Vec<String> {
+        let tokens: Vec<_> = value.parse::<TokenStream>().unwrap().into_iter().collect();
+        let error = read(SERVICE, *SERVICE.find(key).unwrap(), &tokens).err();
+        error.into_iter().flatten().map(|error| error.to_string()).collect()
+    }
+
+    #[test]
+    fn all_wrong_items_of_a_list_are_reported_at_once() {
+        let in_quotes = |word: &str| format!("this is written in quotes: `\"{word}\"`");
+        assert_eq!(errors("wake_on", "[orders, \"new orders\", mails]").len(), 3);
+        assert_eq!(errors("wake_on", "[5, orders]"), [NO_STRING.to_owned(), in_quotes("orders")]);
+        assert_eq!(errors("depends_on", "[5, Other, \"A\", self, \"b\"]").len(), 3);
+        assert_eq!(errors("depends_on", "[Sender<A, B>, &other, \"\"]").len(), 2);
+        // One mistake is one error, also if it has several tokens.
+        assert_eq!(errors("wake_on", "[orders.new, \"a\"]"), [in_quotes("orders")]);
+        assert_eq!(errors("wake_on", "[\"a\" \"b\"]"), ["expected `,`"]);
+        assert_eq!(errors("wake_on", "[,]").len(), 1);
+        assert_eq!(errors("depends_on", "[-1]"), [NOT_A_SERVICE]);
+        assert_eq!(errors("depends_on", "[Sender<A B, C>, other]"), [NOT_A_SERVICE]);
+    }
+
+    #[test]
+    fn the_name_of_a_constant_is_not_proposed_as_a_string() {
+        for (key, value) in [
+            ("wake_on", "[ORDERS]"),
+            ("wake_on", "[topics::orders]"),
+            ("wake_on", "[crate::ORDERS]"),
+            ("needs", "[API_2]"),
+            ("name", "MAILS"),
+        ] {
+            let errors = errors(key, value);
+            let start = format!("`{key}` cannot be an expression or a constant");
+            assert!(matches!(errors.as_slice(), [error] if error.starts_with(&start)), "{errors:?}");
+        }
+        assert_eq!(errors("name", "Mails"), ["`name` takes a string: write `name = \"Mails\"`"]);
     }
 }

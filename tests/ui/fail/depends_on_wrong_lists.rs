@@ -14,6 +14,9 @@ async fn twice() {}
 #[service(depends_on = other)]
 async fn not_a_list() {}
 
+#[service(depends_on = [5, other, "Other"])]
+async fn several() {}
+
 #[service]
 async fn other() {}
 

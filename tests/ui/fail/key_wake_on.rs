@@ -17,4 +17,10 @@ async fn wrong_form() {}
 #[service(wake_on = ["orders"], long_running = true)]
 async fn long() {}
 
+#[service(wake_on = [ORDERS])]
+async fn constant() {}
+
+#[service(wake_on = [orders, "new orders", 5])]
+async fn several() {}
+
 fn main() {}
