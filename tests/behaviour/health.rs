@@ -281,7 +281,8 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
 async fn a_blocking_run_that_does_not_return_is_unhealthy() {
     struct Blocking(Option<oneshot::Receiver<()>>);
 
-    #[service(interval = 60, timeout = 0.05, retry_delay = 0.01, discover = false)]
+    // The timeout is enough for the start of a thread on a busy machine.
+    #[service(interval = 60, timeout = 0.5, retry_delay = 0.01, discover = false)]
     impl Blocking {
         fn update(&mut self) {
             if let Some(gate) = self.0.take() {

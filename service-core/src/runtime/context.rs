@@ -249,22 +249,24 @@ impl Context {
         blocking::sleep(&self.service.shared, async move { _ = cx.sleep(duration).await });
     }
 
-    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Does nothing if
-    /// the service is stopping, or has been started again since this context was made.
+    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Also accepted from a
+    /// run that was cancelled or has to end. Does nothing if the service is stopping or failing, has ended or has been started again
+    /// since this context was made, or if this replica has lost the lease under which it was made.
     pub fn stop(&self) {
         self.service.update(|state| {
-            if !self.is_over(state) {
+            if state.requests.stop.is_none() && !self.is_outdated(state) {
                 state.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
                 state.notify_waiters();
             }
         });
     }
 
-    /// Pauses this service: the current run continues to its end, and no scheduled run follows until `resume`. Does nothing
-    /// if the service is paused already, is stopping, or has been started again since this context was made.
+    /// Pauses this service: the current run continues to its end (a `run` is told to end), and no scheduled run follows until
+    /// `resume`. Also accepted from a run that was cancelled or has to end. Does nothing if the service is paused already, and where
+    /// [`stop`](Self::stop) does nothing.
     pub fn pause(&self) {
         self.service.update(|state| {
-            if !self.is_over(state) {
+            if !self.is_outdated(state) {
                 // Refused if it is paused already.
                 let _ = state.request_pause(&self.service.id, PausedBy::Itself);
             }
@@ -297,14 +299,24 @@ impl Context {
     }
 
     fn is_over(&self, state: &RuntimeState) -> bool {
-        let (status, requests) = (&state.status, &state.requests);
-        requests.stop.is_some()
-            || !status.is_running()
-            || status.is_ending()
-            || status.incarnation != self.incarnation
-            || status.ended_instances != self.instance
-            || self.has_lost_lease()
+        state.requests.stop.is_some()
+            || self.is_outdated(state)
+            || state.status.ended_instances != self.instance
             || (self.in_run && self.is_run_over(state))
+    }
+
+    /// Whether the context is of a start that has ended or is ending, or of a lease that is over: what its code requests does not concern
+    /// what follows.
+    fn is_outdated(&self, RuntimeState { status, .. }: &RuntimeState) -> bool {
+        !status.is_running() || status.is_ending() || status.incarnation != self.incarnation || self.has_lost_lease()
+    }
+
+    /// Whether the run may not begin any more. Blocking code may have waited long for a thread.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let state = self.service.lock();
+        self.is_outdated(&state)
+            || state.status.ended_instances != self.instance
+            || state.status.cancelled_runs.contains(self.run)
     }
 
     fn is_run_over(&self, RuntimeState { status, requests, .. }: &RuntimeState) -> bool {

@@ -165,7 +165,11 @@ impl Supervisor {
         let (sender, mut run) = oneshot::channel();
         let work = move || {
             let Some(mut instance) = take() else { unreachable!("a run begins with an instance") };
-            let caught = invoker.call(span.as_deref(), || instance.__update_blocking(&cx));
+            // All threads of the pool may have been in use for longer than the run may take.
+            let caught = match cx.is_cancelled() {
+                true => Caught::Returned(Ok(Outcome::idle())),
+                false => invoker.call(span.as_deref(), || instance.__update_blocking(&cx)),
+            };
             if let Err((instance, result)) = sender.send((instance, caught)) {
                 invoker.discard("the result of a blocking run", result);
                 invoker.discard("the instance", instance);

@@ -347,6 +347,13 @@ impl Service {
         self.inner.request_stop(StopRequest::default());
     }
 
+    /// Waits until the first run has begun, also if it needs a thread. No virtual time passes.
+    async fn begun(&self) {
+        while self.log.count("run 1") == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits for the end of its loop.
     async fn ended(&mut self) -> Exit {
         let run = self.run.take().expect("it runs");

@@ -158,7 +158,7 @@ async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_i
         Ok(Outcome::idle())
     });
     let mut service = script.start(Options { timeout: Some(secs(1)), max_failures: 3, ..options() });
-    service.until(|state| state.status.in_run()).await;
+    service.begun().await;
     while !service.inner.lock().status.is_backing_off() {
         tokio::time::advance(ms(100)).await;
     }

@@ -198,7 +198,7 @@ async fn the_late_cleanup_of_an_earlier_incarnation_is_not_shortened_by_the_stop
         }
     });
     let mut service = script.start(Options { drain_timeout: secs(4), ..options() });
-    service.until(|state| state.status.in_run()).await;
+    service.begun().await;
     service.stop();
     // During a blocking run the test advances the clock: by one limit for the run, and another for the instance.
     advance_until(secs(9), || service.state() == ServiceState::Stopped).await;
@@ -214,6 +214,59 @@ async fn the_late_cleanup_of_an_earlier_incarnation_is_not_shortened_by_the_stop
     assert!(log.lines().is_empty());
     tokio::time::sleep(secs(4)).await;
     assert_eq!(log.lines(), ["cleaned up"]);
+    service.log.assert_one_cleanup_each();
+}
+
+/// While all threads of the pool are in use, a run waits for one. The stop or `timeout` cancels it before it gets one.
+#[test]
+fn a_blocking_run_that_gets_a_thread_after_its_time_does_not_begin() {
+    let mut builder = Builder::new_current_thread();
+    let runtime =
+        builder.max_blocking_threads(1).enable_all().start_paused(true).build().expect("a runtime can be built");
+    runtime.block_on(async {
+        for is_stopped in [true, false] {
+            let (release, released) = mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || released.recv());
+            let script = Script::new().update_blocking(|_| Ok(Outcome::idle()));
+            let limits = Options { timeout: Some(secs(2)), drain_timeout: secs(1), ..options() };
+            let mut service = script.start(Options { max_failures: 1, retry_delay: secs(1), ..limits });
+            service.until(|state| state.status.in_run()).await;
+            if is_stopped {
+                service.stop();
+                advance_until(secs(3), || service.state() == ServiceState::Stopped).await;
+                assert_eq!(service.ended().await, Exit::Stopped);
+                drop(release);
+                service.until(|_| service.log.count("dropped 1") == 1).await;
+                assert_eq!(service.log.lines(), ["built 1", "cleanup 1", "dropped 1"]);
+            } else {
+                advance_until(secs(3), || service.inner.lock().status.stats.errors == 1).await;
+                drop(release);
+                service.until(|_| service.log.count("run 2") == 1).await;
+                assert_eq!(service.log.lines(), ["built 1", "run 2"]);
+                service.stop();
+                assert_eq!(service.ended().await, Exit::Stopped);
+            }
+            let _ = occupied.await;
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocking_run_that_has_timed_out_may_stop_its_service() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let script = Script::new().update_blocking(move |cx| {
+        let _ = released.lock().expect("nothing panics while it is locked").recv();
+        cx.stop();
+        Ok(Outcome::idle())
+    });
+    let limits = Options { timeout: Some(secs(1)), max_failures: 1, retry_delay: secs(3600), ..Options::default() };
+    let mut service = script.start(limits);
+    service.begun().await;
+    advance_until(secs(2), || service.inner.lock().status.stats.errors == 1).await;
+    drop(release);
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert_eq!((service.log.count("run 1"), service.log.count("run 2")), (1, 0), "{:?}", service.log.lines());
     service.log.assert_one_cleanup_each();
 }
 

@@ -352,7 +352,8 @@ async fn blocking_code_without_progress_is_a_failure_and_no_second_run_begins_be
         assert!(cx.is_stopping(), "the run was cancelled");
         Ok(Outcome::idle())
     });
-    let long = LongRun { idle_timeout: Some(ms(20)), ..LongRun::default() };
+    // Enough for the start of a thread on a busy machine.
+    let long = LongRun { idle_timeout: Some(ms(500)), ..LongRun::default() };
     let mut service = script.start(Options { retry_delay: ms(1), max_failures: 1_000, ..options(long) });
     service.until(|state| state.status.stats.errors == 1).await;
     while !told.load(Ordering::SeqCst) {
@@ -523,4 +524,55 @@ async fn what_a_run_has_spawned_learns_of_its_end() {
     let service = script.start(options(LongRun { on_end: OnEnd::Again, ..LongRun::default() }));
     tokio::time::sleep(secs(61)).await;
     assert_eq!((helpers.load(Ordering::SeqCst), health(&service).runs), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_told_to_end_may_stop_or_pause_its_service() {
+    let script = Script::new().update(async |cx| {
+        cx.stopping().await;
+        cx.stop();
+        Ok(Outcome::idle())
+    });
+    let mut service = script.start(options(LongRun::default()));
+    tokio::time::sleep(secs(1)).await;
+    service.inner.request_pause(PausedBy::Handle).expect("it runs");
+    assert_eq!(service.ended().await, Exit::Stopped);
+
+    let script = Script::new().update(async |cx| {
+        cx.stopping().await;
+        cx.pause();
+        Ok(Outcome::idle())
+    });
+    let mut service = script.start(options(LongRun::default()));
+    tokio::time::sleep(secs(1)).await;
+    service.inner.update(|state| state.request_rebuild(Rebuild::Settings));
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(service.state(), ServiceState::Paused);
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+}
+
+/// The task of an earlier start does not stop or pause a later one.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_start_has_left_changes_nothing() {
+    let kept: Arc<Mutex<Vec<Context>>> = Arc::default();
+    let contexts = kept.clone();
+    let script = Script::new().update(move |cx| {
+        contexts.lock().expect("nothing panics while it is locked").push(cx.clone());
+        async move {
+            cx.stopping().await;
+            Ok(Outcome::idle())
+        }
+    });
+    let mut service = script.start(options(LongRun::default()));
+    tokio::time::sleep(secs(1)).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    service = service.start_again();
+    tokio::time::sleep(secs(1)).await;
+    let earlier = kept.lock().expect("nothing panics while it is locked")[0].clone();
+    earlier.pause();
+    earlier.stop();
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(service.state(), ServiceState::Running);
 }

@@ -251,7 +251,7 @@ async fn a_panic_while_the_error_of_a_run_that_timed_out_is_dropped_is_caught() 
             Ok(Outcome::idle())
         });
         let mut service = script.start(Options { timeout: Some(secs(1)), ..options() });
-        service.until(|state| state.status.in_run()).await;
+        service.begun().await;
         while service.inner.lock().status.stats.errors == 0 {
             tokio::time::advance(ms(100)).await;
         }
