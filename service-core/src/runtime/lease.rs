@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     /// How long it lasts without a renewal.
     pub(crate) length: Duration,
     state: Mutex<State>,
+    /// Blocking code of a `cleanup`, and what waits for a blocking run that does not return, has a copy.
+    left: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +103,7 @@ pub(crate) struct Holder {
 
 impl Lease {
     pub(crate) fn new(length: Duration, clock: Arc<dyn LeaseClock>) -> Self {
-        Self { clock, length, state: Mutex::default() }
+        Self { clock, length, state: Mutex::default(), left: Arc::default() }
     }
 
     // ── what the loop and the service's code read ───────────────────────────────────────────────────────────────────────
@@ -186,6 +188,16 @@ impl Lease {
         let mut state = self.lock();
         (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
         state.held.take().map(|held| held.epoch)
+    }
+
+    /// Counts code that the loop may have to leave behind, until the result is dropped.
+    pub(crate) fn count_code(&self) -> Arc<()> {
+        self.left.clone()
+    }
+
+    /// Whether code that the loop has left behind still runs. The lease is not released then, but expires.
+    pub(crate) fn has_left_code(&self) -> bool {
+        Arc::strong_count(&self.left) > 1
     }
 
     /// Returns the replica to which the service is to be handed over now.

@@ -80,8 +80,6 @@ pub(crate) struct Supervisor {
     grant: Option<Box<Grant>>,
     /// It has taken the lease, and the schedule of the service has not been planned since.
     is_taken_over: bool,
-    /// Blocking code was left behind when the instance ended.
-    left_blocking_code: bool,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
     /// What the loop has served before it lost the lease, and could not record.
@@ -178,7 +176,6 @@ impl Supervisor {
             woken: false,
             grant: None,
             is_taken_over: false,
-            left_blocking_code: false,
             cron: None,
             unrecorded: None,
             nominal: Nominal::None,

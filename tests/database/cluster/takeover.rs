@@ -1,5 +1,8 @@
 //! Which replica runs a service: release, kill, partition, and an outage of the database.
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use service_core::database::{Override, set_override};
 use service_core::prelude::*;
@@ -12,6 +15,7 @@ on_each! {
     one_replica_runs_and_the_other_stands_by,
     a_stop_hands_over_within_a_second,
     a_killed_holder_is_replaced_when_its_lease_is_over,
+    while_a_blocking_cleanup_continues_no_other_replica_runs_the_service,
     an_expired_lease_is_not_renewed,
     a_holder_without_the_database_gives_up_before_another_takes_over,
     without_the_database_every_replica_stands_by,
@@ -63,6 +67,49 @@ async fn a_stop_hands_over_within_a_second(replicas: Bed) {
     b.stop().await.unwrap();
     replicas.run_for(1.0).await;
     assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Stopped));
+}
+
+/// Lends its context to other services.
+struct Lender(Arc<OnceLock<Context>>);
+
+#[service(interval = "1h", discover = false)]
+impl Lender {
+    async fn update(&mut self, cx: &Context) {
+        let _ = self.0.set(cx.clone());
+    }
+}
+
+/// Its blocking `cleanup` takes 20 s, and cannot be aborted.
+struct SlowToEnd(Log, Arc<OnceLock<Context>>);
+
+#[service(interval = 10, scope = "cluster", lease = 30, drain_timeout = 5, discover = false)]
+impl SlowToEnd {
+    async fn update(&mut self) {}
+
+    fn cleanup(&mut self) {
+        // A sleep in the context of this service would end at once, because the service is stopping.
+        self.1.get().expect("it is lent").blocking_sleep(Duration::from_secs(20));
+        self.0.add("is cleaned up");
+    }
+}
+
+async fn while_a_blocking_cleanup_continues_no_other_replica_runs_the_service(replicas: Bed) {
+    let (log, lent, other) = (Log::new(), Arc::<OnceLock<Context>>::default(), replicas.other().await);
+    replicas.bed.start(Lender(lent.clone())).await;
+    let build = {
+        let log = log.clone();
+        move || SlowToEnd(log.clone(), lent.clone())
+    };
+    let (a, b) = (replicas.bed.start_fn(build.clone()).await, other.start_fn(build).await);
+    replicas.run_for(5.0).await;
+    a.stop().await.unwrap();
+    assert_eq!((a.state(), log.began.elapsed().as_secs()), (ServiceState::Stopped, 10));
+    replicas.run_for(13.0).await;
+    assert_eq!((b.state(), log.times("is cleaned up").len()), (ServiceState::Standby, 0));
+    // The lease has expired: it was renewed at the latest when the service stopped.
+    replicas.run_for(25.0).await;
+    assert_eq!((b.state(), log.times("is cleaned up")), (ServiceState::Running, vec![25.0]));
+    b.stop().await.unwrap();
 }
 
 async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Bed) {

@@ -1,6 +1,7 @@
 //! The end of an instance and of the loop: the instance is cleaned up exactly once, and every waiter is notified.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use crate::log::{self, info, warn};
 use tokio::sync::oneshot;
@@ -119,8 +120,12 @@ impl Supervisor {
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
                 warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
-                self.left_blocking_code = true;
-                let late = clean_up_late(unreturned.run, self.invoker.clone(), self.cx.clone());
+                let counted = count_code(&self.cx);
+                let (invoker, cx) = (self.invoker.clone(), self.cx.clone());
+                let late = async move {
+                    clean_up_late(unreturned.run, invoker, cx).await;
+                    drop(counted);
+                };
                 match self.cx.service.labels.text() {
                     Some(labels) => tokio::spawn(log::labelled(labels.clone(), late)),
                     None => tokio::spawn(late),
@@ -144,7 +149,8 @@ impl Supervisor {
 /// Runs `cleanup` within the limit, and drops the instance.
 async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecycle>, limit: Limit) {
     let service = &cx.service;
-    let result = match instance.__shape().cleanup {
+    let form = instance.__shape().cleanup;
+    let result = match form {
         Cleanup::None => {
             invoker.discard("the instance", instance);
             InvokeResult::Done(Ok(()))
@@ -173,7 +179,12 @@ async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecyc
         InvokeResult::Panicked(message) => warn!(service.id = %service.id, "`cleanup` panicked: {message}"),
         InvokeResult::Cancelled(_) => {
             service.emit(|| ServiceEventKind::Aborted);
-            warn!(service.id = %service.id, "`cleanup` took too long and was aborted");
+            match form {
+                Cleanup::Blocking => {
+                    warn!(service.id = %service.id, "`cleanup` took too long; blocking code cannot be aborted, it continues");
+                }
+                _ => warn!(service.id = %service.id, "`cleanup` took too long and was aborted"),
+            }
         }
     }
     service.emit(|| ServiceEventKind::InstanceEnded);
@@ -185,11 +196,13 @@ async fn clean_up_blocking(
     mut instance: Box<dyn Lifecycle>,
     limit: Limit,
 ) -> InvokeResult<Result<()>> {
-    let (cx, on_pool) = (cx.clone(), invoker.clone());
+    let (cx, on_pool, counted) = (cx.clone(), invoker.clone(), count_code(cx));
     let (sender, mut cleanup) = oneshot::channel();
     let work = move || {
         let caught = on_pool.call(None, || instance.__cleanup_blocking(&cx));
         on_pool.discard("the instance", instance);
+        // Before the loop continues, which releases the lease.
+        drop(counted);
         // It may have taken too long.
         let _ = sender.send(caught);
     };
@@ -204,6 +217,11 @@ async fn clean_up_blocking(
         InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
         InvokeResult::Cancelled(cancelled) => InvokeResult::Cancelled(cancelled),
     }
+}
+
+/// While the code of a service with a lease runs, its replica does not release the lease: until the result is dropped.
+fn count_code(cx: &Context) -> Option<Arc<()>> {
+    cx.service.lease.as_ref().map(|lease| lease.count_code())
 }
 
 /// Cleans up an instance whose blocking run returns after the service has ended.

@@ -157,7 +157,7 @@ impl Supervisor {
         });
         drop(waiters);
         self.forget_schedule();
-        if let Some(leases) = self.invoker.extension.leases() {
+        if let Some(leases) = self.invoker.extension.leases().filter(|_| !lease.has_left_code()) {
             let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
             let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, Some(&target))), limit).await;
         }
@@ -263,7 +263,7 @@ impl Supervisor {
         let Some(lease) = &service.lease else { return };
         let epoch = lease.end();
         let Some((epoch, leases)) = epoch.zip(self.invoker.extension.leases()) else { return };
-        if self.left_blocking_code {
+        if lease.has_left_code() {
             return;
         }
         // Also if `cleanup` has used up its time: otherwise the service would have no holder until the lease expires.
