@@ -98,3 +98,27 @@ async fn a_start_that_is_dropped_does_not_break_the_bed() {
     let following = bed.start_of::<Following>().await;
     assert_eq!(following.state(), ServiceState::Running);
 }
+
+/// From the second run on, has more to do without an end.
+#[derive(Default)]
+struct Endless;
+
+#[service(interval = 60, discover = false)]
+impl Endless {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let run = cx.run_number();
+        if run % 16 == 0 {
+            cx.store().set("run", &run).await?;
+        }
+        Ok(if run == 1 { Outcome::idle() } else { Outcome::processed(1).again() })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `endless` keeps virtual time from moving")]
+async fn endless_runs_that_begin_at_the_end_end_run_for() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    bed.start_of::<Endless>().await;
+    bed.run_for(secs(60)).await;
+}

@@ -182,3 +182,27 @@ async fn a_blocking_run_that_sleeps_keeps_pace_with_virtual_time() {
     assert_eq!(*woken.lock().unwrap(), expected);
     service.stop().await.unwrap();
 }
+
+/// Takes many turns of the runtime, and no time.
+#[derive(Default)]
+struct Patient;
+
+#[service(interval = 60, discover = false)]
+impl Patient {
+    async fn update(&mut self) -> Outcome {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        Outcome::processed(1)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_due_at_the_end_ends_before_run_for_returns() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Patient>().await;
+    for minute in 1..=5 {
+        bed.run_for(secs(60)).await;
+        assert_eq!(service.health().total_processed, minute + 1);
+    }
+}

@@ -6,16 +6,18 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::runtime::shared::Shared;
+use crate::runtime::shared::{Holds, Shared};
 
 /// How long the clock stands still, in real time, for a `run` that does not sleep: it may wait for a socket without an end.
 const LONG_RUN_HOLD: Duration = Duration::from_secs(1);
+/// The same for other code. It may wait in its own way for what only happens when the clock moves. Longer than what ends a test by a
+/// panic; the end of the test then waits for the rest of this time.
+const HOLD: Duration = Duration::from_secs(35);
 
 thread_local! {
     static TIME: RefCell<Time> = const { RefCell::new(Time::Real) };
@@ -36,7 +38,7 @@ enum Time {
 /// The operating system does not start a thread.
 pub(crate) fn spawn(
     shared: &Arc<Shared>,
-    id: &str,
+    id: &Arc<str>,
     own_thread: bool,
     work: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
@@ -51,14 +53,15 @@ pub(crate) fn spawn(
         runtime.spawn_blocking(counted);
         return Ok(());
     }
-    let hold = is_virtual.then(|| Hold::new(&runtime, &shared.holds, own_thread.then_some(LONG_RUN_HOLD)));
+    let limit = if own_thread { LONG_RUN_HOLD } else { HOLD };
+    let hold = is_virtual.then(|| Hold::new(&runtime, &shared.holds, id.clone(), limit));
     let on_thread = move || {
         let _entered = runtime.enter();
         set(hold.map_or(Time::Real, Time::Virtual));
         counted();
         set(Time::Real);
     };
-    std::thread::Builder::new().name(id.to_owned()).spawn(on_thread).map(drop)
+    std::thread::Builder::new().name(id.to_string()).spawn(on_thread).map(drop)
 }
 
 /// From now on no time passes while this thread sleeps in `cx.blocking_sleep`.
@@ -77,11 +80,11 @@ pub(crate) fn sleep(shared: &Shared, sleeping: impl Future<Output = ()> + Send +
     let runtime = Handle::current();
     let Some(hold) = hold else { return runtime.block_on(sleeping) };
     let (wake, woken) = mpsc::channel();
-    let (limit, holds) = (hold.limit, shared.holds.clone());
+    let (id, limit, holds) = (hold.id.clone(), hold.limit, shared.holds.clone());
     runtime.spawn(async move {
         sleeping.await;
         // The clock stands still from this moment on, before the thread is awake.
-        let _ = wake.send(Hold::new(&Handle::current(), &holds, limit));
+        let _ = wake.send(Hold::new(&Handle::current(), &holds, id, limit));
     });
     // Only now, when the end of the sleep is known to the runtime, the clock may move.
     drop(hold);
@@ -97,23 +100,22 @@ fn set(time: Time) {
 
 /// A paused clock does not advance until this is dropped, or until its limit is over.
 struct Hold {
-    limit: Option<Duration>,
+    /// The service whose code it is.
+    id: Arc<str>,
+    limit: Duration,
     _release: mpsc::Sender<()>,
 }
 
 impl Hold {
-    fn new(runtime: &Handle, holds: &Arc<AtomicUsize>, limit: Option<Duration>) -> Self {
+    fn new(runtime: &Handle, holds: &Arc<Holds>, id: Arc<str>, limit: Duration) -> Self {
         let (release, released) = mpsc::channel::<()>();
-        holds.fetch_add(1, Ordering::SeqCst);
-        let holds = holds.clone();
+        holds.add(id.clone());
+        let (holds, held_by) = (holds.clone(), id.clone());
         runtime.spawn_blocking(move || {
             // Ends with an error when the other end is dropped.
-            let _ = match limit {
-                Some(limit) => released.recv_timeout(limit).is_ok(),
-                None => released.recv().is_ok(),
-            };
-            holds.fetch_sub(1, Ordering::SeqCst);
+            let _ = released.recv_timeout(limit);
+            holds.remove(&held_by);
         });
-        Self { limit, _release: release }
+        Self { id, limit, _release: release }
     }
 }

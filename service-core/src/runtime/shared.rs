@@ -4,7 +4,7 @@ use std::any::{Any, TypeId, type_name};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
@@ -28,8 +28,8 @@ pub(crate) struct Shared {
     pub(crate) seed: Option<u64>,
     /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
-    /// The number of threads in blocking code for which a paused clock stands still.
-    pub(crate) holds: Arc<AtomicUsize>,
+    /// The threads in blocking code for which a paused clock stands still.
+    pub(crate) holds: Arc<Holds>,
     pub(crate) states: SharedStates,
     /// Each service keeps its last runs.
     pub(crate) keeps_runs: AtomicBool,
@@ -43,18 +43,53 @@ pub(crate) struct Shared {
 
 /// Counts the polls of the code of each service.
 #[derive(Debug, Default)]
-pub(crate) struct Polls(Mutex<BTreeMap<Arc<str>, u64>>);
+pub(crate) struct Polls {
+    of_each: Mutex<BTreeMap<Arc<str>, u64>>,
+    all: AtomicU64,
+}
 
 impl Polls {
     pub(crate) fn count(&self, id: &Arc<str>) {
         *self.lock().entry(id.clone()).or_default() += 1;
+        self.all.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn of(&self, id: &str) -> u64 {
         self.lock().get(id).copied().unwrap_or_default()
     }
 
+    /// Returns the number of polls of all services.
+    pub(crate) fn all(&self) -> u64 {
+        self.all.load(Ordering::SeqCst)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
+        self.of_each.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The services whose blocking code makes a paused clock stand still, one entry for each thread, the longest first.
+#[derive(Debug, Default)]
+pub(crate) struct Holds(Mutex<Vec<Arc<str>>>);
+
+impl Holds {
+    pub(crate) fn add(&self, id: Arc<str>) {
+        self.lock().push(id);
+    }
+
+    pub(crate) fn remove(&self, id: &str) {
+        let mut ids = self.lock();
+        if let Some(found) = ids.iter().position(|known| **known == *id) {
+            ids.remove(found);
+        }
+    }
+
+    /// Returns the service that has made the clock stand still for longest.
+    pub(crate) fn longest(&self) -> Option<Arc<str>> {
+        self.lock().first().cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

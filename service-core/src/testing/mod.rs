@@ -340,9 +340,17 @@ impl TestBed {
 
     /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     ///
+    /// While blocking code works, time stands still, so it has to end or to sleep with
+    /// [`cx.blocking_sleep`](crate::Context::blocking_sleep). Code that waits for a time in another way (`Handle::block_on` of a sleep or
+    /// of `cx.permit()`, a message that a sleeping task is going to send, `std::thread::sleep` until `is_stopping`) waits for what cannot
+    /// happen. Two limits are in real time: a blocking `run` makes time stand still for one second at a stretch, as it may wait for a
+    /// socket, and after that time moves on without it; and at the end of `run_for`, blocking code that is still working is waited for
+    /// about five seconds.
+    ///
     /// # Panics
-    /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, or has a run (or a
-    /// `configure`) that never waits for a time and does not end.
+    /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a run (or a
+    /// `configure`) that never waits for a time and does not end, or its blocking code has not returned for 30 s of real time while
+    /// nothing else happened.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
@@ -354,13 +362,18 @@ impl TestBed {
                 clock.expect_changes();
                 let others = clock.others(&inner.services);
                 let all = [inner].into_iter().chain(&others).map(|registry| registry.services.clone());
-                alarm.watch(&all.collect::<Vec<_>>(), clock.moving(&inner.services, &*inner.extension, end)).await;
-                clock.settle(&inner.services, &*inner.extension).await;
+                let passing = async {
+                    clock.moving(&inner.services, &*inner.extension, end).await;
+                    clock.settle(&inner.services, &*inner.extension).await;
+                };
+                alarm.watch(&all.collect::<Vec<_>>(), passing).await;
             }
             None => {
-                let end = virtual_clock::moving_beside(end);
-                alarm.watch(std::slice::from_ref(&inner.services), end).await;
-                virtual_clock::settle(&inner.services).await;
+                let passing = async {
+                    virtual_clock::moving_beside(end).await;
+                    virtual_clock::settle(&inner.services).await;
+                };
+                alarm.watch(std::slice::from_ref(&inner.services), passing).await;
             }
         }
     }

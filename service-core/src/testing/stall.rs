@@ -10,17 +10,21 @@ use std::pin::pin;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant as RealInstant};
 
 use tokio::time::Instant;
 
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
+use crate::runtime::shared::Polls;
 
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
 /// More polls of a service's code than this at one moment count as endless. A run may process a million rows at one moment.
 const MOST_POLLS: u64 = 5_000_000;
+/// For so long in real time, blocking code may keep virtual time from moving while nothing else happens. It does not end by itself if it
+/// waits, in its own way, for what only happens when time moves.
+const MOST_REAL_TIME: Duration = Duration::from_secs(30);
 /// The real time between two checks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -53,12 +57,17 @@ impl Alarm {
     /// A service keeps virtual time from moving.
     pub(super) async fn watch<T>(&self, services: &[Arc<Services>], work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let mut moment = Moment::new(services);
+        let mut checked = RealInstant::now();
+        let mut moment = Moment::new(services, checked);
         std::future::poll_fn(|task| {
             if let Poll::Ready(done) = work.as_mut().poll(task) {
                 return Poll::Ready(done);
             }
-            moment.check(services);
+            let now = RealInstant::now();
+            if now.saturating_duration_since(checked) >= LOOK {
+                checked = now;
+                moment.check(services, now);
+            }
             *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.waker().clone());
             Poll::Pending
         })
@@ -69,6 +78,8 @@ impl Alarm {
 /// What each service had done when this moment of virtual time was first seen.
 struct Moment {
     at: Instant,
+    /// The runs and polls that were seen last, and since when there are no others.
+    seen: (u64, RealInstant),
     /// By the number of the replica and the id.
     done: BTreeMap<(usize, Arc<str>), Done>,
 }
@@ -82,19 +93,21 @@ struct Done {
 }
 
 impl Moment {
-    fn new(services: &[Arc<Services>]) -> Self {
+    fn new(services: &[Arc<Services>], now: RealInstant) -> Self {
         let done = all(services).map(|(replica, service)| ((replica, service.id().clone()), Done::by(&service)));
-        Self { at: Instant::now(), done: done.collect() }
+        Self { at: Instant::now(), seen: (0, now), done: done.collect() }
     }
 
-    fn check(&mut self, services: &[Arc<Services>]) {
+    fn check(&mut self, services: &[Arc<Services>], real_now: RealInstant) {
         if self.at != Instant::now() {
-            *self = Self::new(services);
+            *self = Self::new(services, real_now);
             return;
         }
+        let mut sum = services.iter().filter_map(|services| services.shared.polls.as_ref()).map(Polls::all).sum();
         for (replica, service) in all(services) {
             let (id, now) = (service.id(), Done::by(&service));
             let before = *self.done.entry((replica, id.clone())).or_insert(now);
+            sum += now.runs;
             let runs = now.runs.saturating_sub(before.runs);
             assert!(
                 runs <= MOST_RUNS,
@@ -108,6 +121,18 @@ impl Moment {
                  for a time, such as in a loop around a channel that always has a message"
             );
         }
+        let holder = services.iter().find_map(|services| services.shared.holds.longest());
+        let Some(id) = holder.filter(|_| self.seen.0 == sum) else {
+            self.seen = (sum, real_now);
+            return;
+        };
+        let stands_still = real_now.saturating_duration_since(self.seen.1);
+        assert!(
+            stands_still < MOST_REAL_TIME,
+            "service `{id}` keeps virtual time from moving: its blocking code has not returned for {} s of real time; if it waits for a \
+             time, use `cx.blocking_sleep`, as time stands still while it waits in another way",
+            stands_still.as_secs()
+        );
     }
 }
 
@@ -121,5 +146,52 @@ impl Done {
         let polls = service.inner.shared.polls.as_ref().map_or(0, |polls| polls.of(service.id()));
         let stats = &service.inner.lock().status.stats;
         Self { runs: stats.runs + stats.errors, polls }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, Sources};
+    use crate::runtime::shared::Shared;
+
+    fn services() -> Arc<Services> {
+        let shared = Shared { polls: Some(Polls::default()), ..Shared::default() };
+        Arc::new(Services::new(Arc::new(shared), Sources::load(Inputs::default()), Vec::new()))
+    }
+
+    /// Checks twice at the same moment of virtual time, the second time 31 s of real time later.
+    fn check_twice(services: Arc<Services>, between: impl FnOnce(&Shared)) {
+        let (services, now) = ([services], RealInstant::now());
+        let later = now + MOST_REAL_TIME + Duration::from_secs(1);
+        let mut moment = Moment::new(&services, now);
+        moment.check(&services, now);
+        between(&services[0].shared);
+        moment.check(&services, later);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(
+        expected = "service `reader` keeps virtual time from moving: its blocking code has not returned for 31 s"
+    )]
+    async fn blocking_code_that_waits_for_time_in_its_own_way_ends_the_test() {
+        let services = services();
+        services.shared.holds.add("reader".into());
+        check_twice(services, |_| {});
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn blocking_code_may_take_long_while_other_services_run() {
+        let services = services();
+        services.shared.holds.add("reader".into());
+        check_twice(services, |shared| shared.polls.as_ref().expect("it counts").count(&"writer".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_blocking_code_real_time_does_not_matter() {
+        let services = services();
+        services.shared.holds.add("reader".into());
+        check_twice(services.clone(), |shared| shared.holds.remove("reader"));
+        assert_eq!(services.shared.holds.longest(), None);
     }
 }

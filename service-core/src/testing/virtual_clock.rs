@@ -27,6 +27,7 @@ use crate::runtime::clock::TimeSource;
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
+use crate::runtime::shared::Polls;
 use crate::service::state::ServiceState;
 
 /// How far the clock moves at most if it is not known whether a statement is in flight.
@@ -508,7 +509,7 @@ impl VirtualTime for TimeBeside {
     }
 }
 
-/// Waits until everything that is due at this very moment has begun, and has ended if it blocks a thread.
+/// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of real time.
 pub(super) async fn settle(services: &Services) {
     for _ in 0..10_000 {
         if !is_behind(services) {
@@ -519,15 +520,27 @@ pub(super) async fn settle(services: &Services) {
     // Blocking code that waits for virtual time in its own way does not end.
     let mut silence = 0;
     loop {
-        for _ in 0..64 {
-            tokio::task::yield_now().await;
-        }
-        if services.shared.holds.load(Ordering::SeqCst) == 0 || silence >= LOCK_SILENCE {
+        until_quiet(services).await;
+        if services.shared.holds.longest().is_none() || silence >= LOCK_SILENCE {
             break;
         }
-        while services.shared.holds.load(Ordering::SeqCst) > 0 && silence < LOCK_SILENCE {
+        while services.shared.holds.longest().is_some() && silence < LOCK_SILENCE {
             real_time_passes(silence).await;
             silence += 1;
+        }
+    }
+}
+
+/// Waits until no service's code has been polled for some turns of the runtime.
+async fn until_quiet(services: &Services) {
+    let polls = || services.shared.polls.as_ref().map(Polls::all);
+    let (mut seen, mut turns) = (polls(), 0);
+    while turns < QUIET {
+        tokio::task::yield_now().await;
+        turns += 1;
+        let now = polls();
+        if now != seen {
+            (seen, turns) = (now, 0);
         }
     }
 }
