@@ -235,3 +235,29 @@ async fn a_blocking_run_with_explicit_readiness_is_starting_until_it_is_ready() 
     starting.await.unwrap().unwrap();
     soon(services.shutdown()).await.unwrap();
 }
+
+/// Sleeps on a thread of its own, which no runtime knows.
+struct OwnThread(Option<tokio::sync::oneshot::Sender<()>>);
+
+#[service(interval = 60, discover = false)]
+impl OwnThread {
+    async fn update(&mut self, cx: &Context) {
+        if let Some(woken) = self.0.take() {
+            let cx = cx.clone();
+            std::thread::spawn(move || {
+                cx.blocking_sleep(Duration::from_millis(20));
+                woken.send(())
+            });
+        }
+    }
+}
+
+/// On real time: the thread does not keep virtual time from moving.
+#[tokio::test]
+async fn a_thread_of_the_services_own_may_sleep() {
+    let (woken, has_woken) = tokio::sync::oneshot::channel();
+    let bed = TestBed::new();
+    let service = bed.start(OwnThread(Some(woken))).await;
+    has_woken.await.expect("it wakes up and does not panic");
+    service.stop().await.unwrap();
+}

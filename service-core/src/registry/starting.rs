@@ -252,6 +252,7 @@ impl ServiceRegistry {
 
     /// Spawns the loop of a service that has begun.
     pub(super) fn spawn(&self, runtime: &Handle, mut supervisor: Box<Supervisor>) {
+        self.inner.services.shared.set_runtime(runtime);
         let registry = self.clone();
         let labels = supervisor.registered().inner.labels.text().cloned();
         let work = async move {

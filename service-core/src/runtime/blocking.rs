@@ -77,7 +77,8 @@ pub(crate) fn sleep(shared: &Shared, sleeping: impl Future<Output = ()> + Send +
         Time::Real => None,
     };
     let _sleeps = shared.sleep_in_blocking();
-    let runtime = Handle::current();
+    // `current` panics, and says why.
+    let runtime = shared.any_runtime().unwrap_or_else(Handle::current);
     let Some(hold) = hold else { return runtime.block_on(sleeping) };
     let (wake, woken) = mpsc::channel();
     let (id, limit, holds) = (hold.id.clone(), hold.limit, shared.holds.clone());

@@ -239,11 +239,13 @@ impl Context {
     }
 
     /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
-    /// `true`. Under a [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time; but not in a
-    /// `tokio::task::spawn_blocking` of your own, where it would never end, because tokio's clock stands still meanwhile.
+    /// `true`. It may be called on a thread of the service's own, too. Under a [`TestBed`](crate::testing::TestBed) with a paused clock,
+    /// it sleeps in virtual time; but not in a `tokio::task::spawn_blocking` of your own, where it would never end, because tokio's clock
+    /// stands still meanwhile.
     ///
     /// # Panics
-    /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there.
+    /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there. On a thread without a tokio runtime, if the
+    /// registry has started no service ([`TestBed::update`](crate::testing::TestBed::update)).
     pub fn blocking_sleep(&self, duration: Duration) {
         let cx = self.clone();
         blocking::sleep(&self.service.shared, async move { _ = cx.sleep(duration).await });

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::runtime::clock::Clock;
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) blocking: AtomicUsize,
     /// The threads in blocking code for which a paused clock stands still.
     pub(crate) holds: Arc<Holds>,
+    /// The runtime on which the services were started last.
+    pub(crate) runtime: Mutex<Option<Handle>>,
     pub(crate) states: SharedStates,
     /// Each service keeps its last runs.
     pub(crate) keeps_runs: AtomicBool,
@@ -104,6 +107,20 @@ impl Shared {
                 fastrand::Rng::with_seed(seed ^ hasher.finish())
             }
         }
+    }
+
+    /// A service is started on this runtime.
+    pub(crate) fn set_runtime(&self, runtime: &Handle) {
+        *self.last_runtime() = Some(runtime.clone());
+    }
+
+    /// Returns the runtime of the calling thread; else that of the services. A thread of a service's own has none.
+    pub(crate) fn any_runtime(&self) -> Option<Handle> {
+        Handle::try_current().ok().or_else(|| self.last_runtime().clone())
+    }
+
+    fn last_runtime(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A thread in blocking code sleeps: for virtual time, it does nothing until the guard is dropped.
