@@ -154,3 +154,39 @@ async fn update_of_works_with_a_database() {
     assert_eq!(bed.update_of::<Reader>().await.processed(), 3);
     assert_eq!(log.count("cleanup"), 1);
 }
+
+mod reports {
+    #[derive(Default)]
+    pub(super) struct Job;
+
+    #[service_core::service(discover = false)]
+    impl Job {
+        async fn update(&mut self) {}
+    }
+}
+
+mod mails {
+    #[derive(Default)]
+    pub(super) struct Job;
+
+    #[service_core::service(discover = false)]
+    impl Job {
+        async fn update(&mut self) {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_an_id_is_taken_a_number_is_appended() {
+    // Two types of the same name.
+    let bed = TestBed::new();
+    let (report, mail) = (bed.start_of::<reports::Job>().await, bed.start_of::<mails::Job>().await);
+    assert_eq!((report.id(), mail.id()), ("job", "job_2"));
+    assert_eq!((report.state(), mail.state()), (ServiceState::Running, ServiceState::Running));
+    // The name of the type stands for four services.
+    let bed = TestBed::new().with(|builder| {
+        let four = service_core::ServiceOptions::new().instances(4);
+        builder.service_of::<mails::Job>("mails").options_of("mails", four)
+    });
+    let (report, mail) = (bed.start_of::<reports::Job>().await, bed.start_of::<mails::Job>().await);
+    assert_eq!((report.id(), mail.id()), ("job_2", "job_3"));
+}

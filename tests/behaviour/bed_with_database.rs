@@ -99,6 +99,14 @@ async fn a_start_that_is_dropped_does_not_break_the_bed() {
     assert_eq!(following.state(), ServiceState::Running);
 }
 
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the bed has a database already")]
+async fn a_bed_has_one_database() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    bed.sqlite().await;
+}
+
 /// From the second run on, has more to do without an end.
 #[derive(Default)]
 struct Endless;

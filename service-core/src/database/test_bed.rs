@@ -18,7 +18,7 @@ impl TestBed {
     /// them from a slow statement.
     ///
     /// # Panics
-    /// A service of the bed has been started, or the database cannot be opened.
+    /// A service of the bed has been started, the bed has a database already, or the database cannot be opened.
     #[cfg(feature = "sqlite")]
     pub async fn sqlite(&self) -> DatabaseConnection {
         self.database_url("sqlite::memory:").await
@@ -41,6 +41,7 @@ impl TestBed {
     /// # Panics
     /// As for `sqlite`.
     pub async fn database_with(&self, options: ConnectOptions) -> DatabaseConnection {
+        assert!(self.database().is_none(), "the bed has a database already");
         let in_turn = options.get_max_connections() == Some(1);
         let monitor = self.hold_clock().await.map(|begin| Arc::new(StatementMonitor::new(in_turn, begin)));
         let connected = match &monitor {

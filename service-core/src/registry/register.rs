@@ -193,6 +193,15 @@ impl ServiceRegistry {
     }
 
     pub(crate) fn add(&self, registration: Registration) -> Result<ServiceHandle> {
+        self.add_unless(registration, |_| true)
+    }
+
+    /// Registers a service, unless its id cannot be used for a reason that `refuses`.
+    pub(crate) fn add_unless(
+        &self,
+        registration: Registration,
+        refuses: impl FnOnce(&IdConflict) -> bool,
+    ) -> Result<ServiceHandle> {
         registration.check_id()?;
         if registration.options.as_ref().is_some_and(|options| options.sets(instances::KEY)) {
             let Registration { id, place, .. } = &registration;
@@ -212,7 +221,8 @@ impl ServiceRegistry {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
             if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
         };
-        services.insert(service.clone(), check, |conflict| Err(refusal(&service, conflict)))?;
+        let refuse = |conflict| if refuses(&conflict) { Err(refusal(&service, conflict)) } else { Ok(()) };
+        services.insert(service.clone(), check, refuse)?;
         if !Arc::ptr_eq(&sources, &services.sources()) {
             self.resolve_again(&service);
         }

@@ -306,7 +306,8 @@ impl TestBed {
         let services = self.services().await;
         let registered = registration.and_then(|mut registration| {
             registration.id = free_id::<S>(&services);
-            services.add(registration)
+            // Types of the same name may stand side by side.
+            services.add_unless(registration, |conflict| !matches!(conflict, IdConflict::TypeName(..)))
         });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
         // A test may be about a service that fails at once.
@@ -537,7 +538,7 @@ fn flatten(caught: Caught<crate::Result<Outcome>>) -> crate::Result<Outcome> {
 
 /// Returns the id of the service; if it is taken, with a number.
 fn free_id<S: Service>(services: &ServiceRegistry) -> String {
-    let taken = |id: &str| services.get(id).is_some();
+    let taken = |id: &str| !services.inner.services.named(id).is_empty();
     if !taken(S::ID) {
         return S::ID.to_owned();
     }
