@@ -12,7 +12,6 @@ use crate::registry::handle::ServiceHandle;
 use crate::registry::instances;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::dependencies;
-use crate::runtime::events::ServiceEventKind;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
@@ -227,7 +226,6 @@ impl ServiceRegistry {
             self.resolve_again(&service);
         }
         self.inner.extension.registered(services, &service.inner);
-        service.inner.emit(|| ServiceEventKind::Registered);
         Ok(self.handle(service))
     }
 

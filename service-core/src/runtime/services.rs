@@ -215,7 +215,9 @@ impl Services {
             self.add_child(&parent, &service)?;
         }
         self.count_type(service.descriptor);
-        list.insert(ById(service));
+        list.insert(ById(service.clone()));
+        // Under the lock, so that the events have the order of the changes, also if the id is registered again.
+        service.inner.emit(|| ServiceEventKind::Registered);
         Ok(())
     }
 
@@ -268,6 +270,7 @@ impl Services {
         let removed = may_remove();
         if removed {
             list.remove(&**service.id());
+            service.inner.emit(|| ServiceEventKind::Unregistered);
             if let Some(removed) = &mut *self.removed() {
                 removed.push(service.clone());
             }
@@ -327,7 +330,6 @@ impl Services {
                 None => return,
             }
         }
-        inner.emit(|| ServiceEventKind::Unregistered);
         inner.notify_waiters(&mut inner.lock());
     }
 
