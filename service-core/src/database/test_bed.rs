@@ -130,8 +130,11 @@ impl TestBed {
         replica.bed_database().monitor.cut_off(false);
     }
 
-    /// Ends a replica at once, as SIGKILL does: no `cleanup` runs, no lease is released, and transactions that are open are rolled
-    /// back. The future waits until its tasks have ended.
+    /// Ends a replica at once: no `cleanup` runs, no lease is released, transactions that are open are rolled back, and it does not reach
+    /// the database any more. The future waits until the tasks of its services have ended.
+    ///
+    /// Unlike SIGKILL, it leaves in this process what the loops of the services cannot drop: tasks that the services have spawned, and
+    /// blocking code, whose context is told to stop. Blocking code that a stop has left behind is still followed by its `cleanup`.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).

@@ -376,15 +376,16 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     }
 }
 
-/// Describes a blocking run that timed out and has not returned. It cannot be cancelled, and no other run begins before.
+/// Describes a blocking run whose time is over and that has not returned. It cannot be cancelled, and no other run begins before.
 fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
     matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))).then(|| {
         let run = snapshot.status.stats.runs;
         let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);
-        format!(
-            "blocking run {run} timed out and has not returned after {going}; no other run begins before it returns"
-        )
+        // A `run` may also have been told to end by a pause, and any run by the loss of the lease.
+        let by_timeout = snapshot.options.long_run().is_none() && snapshot.state != ServiceState::Standby;
+        let end = if by_timeout { "timed out" } else { "was told to end" };
+        format!("blocking run {run} {end} and has not returned after {going}; no other run begins before it returns")
     })
 }
 

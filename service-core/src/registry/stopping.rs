@@ -78,6 +78,9 @@ impl ServiceRegistry {
 
     /// Waits until a shutdown begins; returns at once if one has begun. For axum's `with_graceful_shutdown`, for example.
     /// After [`start_all`](Self::start_all), a signal begins a shutdown. Dropping the future changes nothing.
+    ///
+    /// In a [`TestBed`](crate::testing::TestBed) with a database, time does not move while a test awaits this, since the services'
+    /// own tasks may await it all the time: let time move by `run_for` beside it.
     pub async fn stopping(&self) {
         let session = self.session();
         let _waits = self.wait_for_signals(&session);

@@ -162,8 +162,9 @@ impl TestBed {
         }
     }
 
-    /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
-    /// clock does not change. Setting it forward also simulates a machine that was suspended.
+    /// Sets the wall clock of the bed, as a time server or an operator does. What is shown or compared as a time of day follows it: cron
+    /// schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, and the end of an override. tokio's clock does
+    /// not change, so intervals, delays and limits stay as they are. Setting it forward also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
         self.clock.set(wall.into());
     }
