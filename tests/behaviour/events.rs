@@ -159,28 +159,3 @@ async fn a_stream_wakes_its_reader() {
     .await;
     assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 180.0, 240.0]);
 }
-
-/// The event that an id is free comes before the event that another service has it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_is_unregistered_before_it_is_registered_again() {
-    #[derive(Default)]
-    struct Job;
-
-    #[service(discover = false)]
-    impl Job {
-        async fn update(&mut self) {}
-    }
-
-    let services = ServiceRegistry::builder().without_discovered().build().await.unwrap();
-    let mut events = services.subscribe();
-    services.register_of::<Job>("job").await.unwrap();
-    for round in 0..4000 {
-        let again = services.clone();
-        let registering = tokio::spawn(async move { while again.register_of::<Job>("job").await.is_err() {} });
-        services.unregister("job").await.unwrap();
-        registering.await.unwrap();
-        let expected: &[&str] = if round == 0 { &["registered"] } else { &[] };
-        let found = names(&drain(&mut events).await);
-        assert_eq!(found, [expected, &["unregistered", "registered"]].concat(), "round {round}");
-    }
-}

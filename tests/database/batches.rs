@@ -428,7 +428,7 @@ pub(crate) async fn an_idle_poll_does_not_read_rows_that_are_not_due(bench: Benc
     assert_eq!((rows, whole), (before[1], before[2]), "rows read by the index, scans of the whole table");
 }
 
-pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
+pub(crate) async fn rows_that_cannot_be_read_are_left_out(bench: Bench) {
     jobs(&bench.db, 5).await;
     // A value that is not the text, and one that is not the time, which the model expects.
     let (spoil, restore) = if bench.is_postgres() {

@@ -205,7 +205,7 @@ exercise! {
         the_oldest_rows_come_first,
         rows_that_a_batch_does_not_lend_stay_free_for_others,
         an_idle_poll_does_not_read_rows_that_are_not_due,
-        rows_that_cannot_be_read_are_set_aside,
+        rows_that_cannot_be_read_are_left_out,
         a_full_column_of_attempts_fails_only_its_row,
         a_row_with_the_most_attempts_fails,
         many_workers_get_no_row_twice,
@@ -301,7 +301,7 @@ exercise! {
     warnings:
         a_missing_index_is_reported_once_with_its_sql,
         a_missing_table_is_not_reported_as_missing_an_index,
-        rows_that_are_set_aside_are_reported_with_their_keys,
+        rows_that_are_left_out_are_reported_with_their_keys,
         a_batch_without_a_commit_is_reported,
         a_status_enum_without_the_statuses_is_refused,
         the_error_names_a_missing_table,

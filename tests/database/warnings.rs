@@ -89,7 +89,7 @@ pub(crate) async fn a_missing_table_is_not_reported_as_missing_an_index(bench: B
     assert_eq!(log.warnings().len(), 1, "now the table exists, without an index");
 }
 
-pub(crate) async fn rows_that_are_set_aside_are_reported_with_their_keys(bench: Bench) {
+pub(crate) async fn rows_that_are_left_out_are_reported_with_their_keys(bench: Bench) {
     jobs(&bench.db, 4).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
     if bench.is_postgres() {
@@ -153,6 +153,14 @@ pub(crate) async fn a_batch_without_a_commit_is_reported(bench: Bench) {
     settle_two().await.unwrap();
     service_db.settle(Some("the run failed")).await.unwrap();
     assert_eq!(reports(), Vec::<String>::new(), "a run that fails drops its batch");
+    let settle_one = async || -> Result<()> {
+        let mut batch = service_db.claim::<job::Entity>(2).await?;
+        let item = batch.next().await?.expect("a job");
+        item.settle(Ok::<(), Error>(())).await
+    };
+    settle_one().await.unwrap();
+    service_db.settle(None).await.unwrap();
+    assert_eq!(reports(), Vec::<String>::new(), "it ends early, as a `for_each` that is dropped");
     settle_two().await.unwrap();
     service_db.settle(None).await.unwrap();
     let reports = reports();

@@ -167,7 +167,9 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
         Command::Resume => handle.resume().await,
         Command::Reset => handle.reset().await,
         Command::Wake => {
-            if !handle.runs_elsewhere().await {
+            // No replica wakes a service with `run`.
+            let is_long = handle.service.inner.lock().requests.options.long_run().is_some();
+            if is_long || !handle.runs_elsewhere().await {
                 handle.service.inner.lock().check_wake(handle.id())?;
             }
             handle.wake();

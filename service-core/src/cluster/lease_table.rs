@@ -68,7 +68,7 @@ impl LeaseTable {
 
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
     pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<(Vec<String>, Duration)> {
-        let renew = self.db.run(limit, |cx| async move {
+        let renew = self.db.renew(limit, |cx| async move {
             let mut sent = Duration::ZERO;
             let renew = || {
                 sent = self.clock.now();

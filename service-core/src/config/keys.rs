@@ -317,7 +317,7 @@ pub(crate) static KEYS: &[Key] = &[
         "needs",
         "[]",
         Kind::Names(part(|o| Some(o.needs.clone()), |o, v| o.needs = v)),
-        "names of probes: while a probe fails, failures of the service do not exhaust `max_failures`; when the probe succeeds again, the wait for a retry ends",
+        "names of probes: while a probe fails, failures of the service do not exhaust `max_failures`, and items of its claims lose no attempt; when the probe succeeds again, the wait for a retry ends",
     )
     .synonyms(&["probes", "resources"]),
     key(

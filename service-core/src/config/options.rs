@@ -175,6 +175,16 @@ impl Default for Restart {
     }
 }
 
+/// A value that code sets.
+#[derive(Clone)]
+pub(crate) struct CodeEntry {
+    pub(crate) key: Cow<'static, str>,
+    pub(crate) value: Value,
+    /// The call of `new`: its place, and its number among those for one service. A later one overrides an earlier one.
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) call: usize,
+}
+
 /// Options that code gives a service. They override the attribute, and `services.toml` overrides them.
 ///
 /// ```
@@ -187,8 +197,7 @@ impl Default for Restart {
 #[derive(Clone)]
 #[must_use = "options do nothing before a service is registered with them"]
 pub struct ServiceOptions {
-    /// Each with the place of the call of `new`.
-    pub(crate) entries: Vec<(Cow<'static, str>, Value, &'static Location<'static>)>,
+    pub(crate) entries: Vec<CodeEntry>,
     pub(crate) requester_id: Option<String>,
     pub(crate) location: &'static Location<'static>,
 }
@@ -213,7 +222,7 @@ impl ServiceOptions {
 
     /// Whether this key is set.
     pub(crate) fn sets(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, ..)| name == key)
+        self.entries.iter().any(|entry| entry.key == key)
     }
 
     /// Sets one of the service's own settings. A dot separates a table and its key: `"smtp.host"`.
@@ -222,7 +231,8 @@ impl ServiceOptions {
     }
 
     fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
-        self.entries.push((key.into(), value.into(), self.location));
+        let call = self.entries.last().map_or(0, |last| last.call);
+        self.entries.push(CodeEntry { key: key.into(), value: value.into(), location: self.location, call });
         self
     }
 
@@ -424,7 +434,11 @@ impl fmt::Debug for ServiceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Own settings may be secrets.
         f.debug_map()
-            .entries(self.entries.iter().map(|(key, value, _)| (key, value.show(key.split('.').any(is_secret)))))
+            .entries(
+                self.entries
+                    .iter()
+                    .map(|CodeEntry { key, value, .. }| (key, value.show(key.split('.').any(is_secret)))),
+            )
             .entries(self.requester_id.iter().map(|id| ("requester_id", id)))
             .finish()
     }

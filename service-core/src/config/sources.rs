@@ -18,7 +18,7 @@ use super::merge::merge;
 use super::resolver::{KeptValues, Resolved, Resolver, Row, Target};
 use super::values::{self, Node, SettingValue, Table, Value};
 use super::{keys, toml};
-use crate::config::options::ServiceOptions;
+use crate::config::options::{CodeEntry, ServiceOptions};
 use crate::service::literal::Literal;
 use crate::suggest::nearest;
 
@@ -341,15 +341,16 @@ impl ServiceOptions {
     pub(crate) fn and(mut self, others: Self) -> Self {
         let sets_schedule =
             |key: &str, value: &Value| keys::find(key).is_some_and(Key::is_schedule) && *value != Value::Bool(false);
-        if others.entries.iter().any(|(key, value, _)| sets_schedule(key, value)) {
+        if others.entries.iter().any(|entry| sets_schedule(&entry.key, &entry.value)) {
             let is_replaced = |key: &str| {
                 keys::find(key).is_some_and(|key| {
                     key.needs_schedule().is_some_and(|needed| !others.sets(needed)) || key.is_schedule()
                 })
             };
-            self.entries.retain(|(key, ..)| !is_replaced(key));
+            self.entries.retain(|entry| !is_replaced(&entry.key));
         }
-        self.entries.extend(others.entries);
+        let calls = self.entries.last().map_or(0, |last| last.call + 1);
+        self.entries.extend(others.entries.into_iter().map(|entry| CodeEntry { call: calls + entry.call, ..entry }));
         if others.requester_id.is_some() {
             (self.requester_id, self.location) = (others.requester_id, others.location);
         }
@@ -359,9 +360,9 @@ impl ServiceOptions {
 
 /// The options of code, a table for each call of `new`: those for one service are later than those for its type.
 fn code_tables(code: &ServiceOptions) -> impl Iterator<Item = Table> {
-    code.entries.chunk_by(|(.., one), (.., next)| one == next).map(|entries| {
+    code.entries.chunk_by(|one, next| one.call == next.call).map(|entries| {
         let mut table = Table::new();
-        for (key, value, location) in entries {
+        for CodeEntry { key, value, location, .. } in entries {
             overwrite(&mut table, key, Node::new(value.clone(), &ServiceOptions::origin_at(location)));
         }
         table

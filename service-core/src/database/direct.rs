@@ -70,39 +70,12 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    /// Runs `work` on the connection, which `open` opens if there is none.
-    ///
-    /// # Errors
-    /// Those of `open` and of `work`.
-    pub(crate) async fn with<T, F>(
-        &self,
-        open: impl Future<Output = Result<DatabaseConnection>>,
-        work: impl FnOnce(DatabaseConnection) -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
+    /// Waits until no other task uses the connection.
+    pub(crate) async fn turn(&self) -> SpareTurn<'_> {
         let waits = Waits::new(self);
-        let mut kept = self.kept.lock().await;
+        let kept = self.kept.lock().await;
         drop(waits);
-        // If this future is dropped, the connection is dropped, too: it may be in any state.
-        let own = match kept.take() {
-            Some(own) => own,
-            None => open.await?,
-        };
-        let result = work(own.clone()).await;
-        let works = result.as_ref().err().and_then(ErrorKind::in_chain).is_none_or(|kind| !kind.is_unreachable());
-        if works && self.is_awaited() {
-            *kept = Some(own);
-            drop(kept);
-            if !self.is_awaited() {
-                self.drop_kept();
-            }
-        } else {
-            // Before the next task opens another one.
-            let _ = own.close().await;
-        }
-        result
+        SpareTurn { spare: self, kept }
     }
 
     fn is_awaited(&self) -> bool {
@@ -112,6 +85,47 @@ impl Spare {
     /// Drops the connection, unless a task uses it.
     fn drop_kept(&self) {
         drop(self.kept.try_lock().ok().and_then(|mut kept| kept.take()));
+    }
+}
+
+/// The turn of a task at the connection.
+pub(crate) struct SpareTurn<'a> {
+    spare: &'a Spare,
+    kept: tokio::sync::MutexGuard<'a, Option<DatabaseConnection>>,
+}
+
+impl SpareTurn<'_> {
+    /// Runs `work` on the connection, which `open` opens if there is none.
+    ///
+    /// # Errors
+    /// Those of `open` and of `work`.
+    pub(crate) async fn run<T, F>(
+        self,
+        open: impl Future<Output = Result<DatabaseConnection>>,
+        work: impl FnOnce(DatabaseConnection) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let Self { spare, mut kept } = self;
+        // If this future is dropped, the connection is dropped, too: it may be in any state.
+        let own = match kept.take() {
+            Some(own) => own,
+            None => open.await?,
+        };
+        let result = work(own.clone()).await;
+        let works = result.as_ref().err().and_then(ErrorKind::in_chain).is_none_or(|kind| !kind.is_unreachable());
+        if works && spare.is_awaited() {
+            *kept = Some(own);
+            drop(kept);
+            if !spare.is_awaited() {
+                spare.drop_kept();
+            }
+        } else {
+            // Before the next task opens another one.
+            let _ = own.close().await;
+        }
+        result
     }
 }
 

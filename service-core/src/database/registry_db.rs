@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
 
-use crate::database::config::watcher::TableWatcher;
+use crate::database::config::watcher::{Reserve, TableWatcher};
 use crate::database::error_kind::ErrorKind;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::Transaction;
@@ -41,8 +41,26 @@ impl RegistryDb {
     where
         F: Future<Output = Result<T>>,
     {
+        self.run_on(Reserve::Replicas, limit, work).await
+    }
+
+    /// As [`run`](Self::run), on a connection that no other work uses.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn renew<T, F>(&self, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.run_on(Reserve::Renewals, limit, work).await
+    }
+
+    async fn run_on<T, F>(&self, reserve: Reserve, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let work = &work;
-        let answer = self.watcher.with_reserve(limit, |db| async move {
+        let answer = self.watcher.with_reserve(reserve, limit, |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
             work(self.context(db)).await
         });

@@ -226,8 +226,8 @@ impl ServiceHandle {
 
     /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
     /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
-    /// not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that does not run the service, the call reaches the
-    /// one that does, within seconds.
+    /// not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the call
+    /// reaches the replica that runs it, within seconds.
     pub fn wake(&self) {
         self.registry.wake(self.inner());
     }
@@ -236,8 +236,8 @@ impl ServiceHandle {
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
     /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one. With
-    /// `scope = "cluster"`, on a replica that does not run the service, the replica that holds the lease makes the run, and an error in
-    /// the report is the text of that replica's error.
+    /// `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the replica that holds the lease makes the
+    /// run, and an error in the report is the text of that replica's error.
     ///
     /// # Errors
     /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the

@@ -67,7 +67,9 @@ impl ServiceRegistry {
         self.start_companions().await?;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
-        self.join_replicas();
+        if session.is_open() {
+            self.join_replicas();
+        }
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
@@ -184,9 +186,13 @@ impl ServiceRegistry {
         }
         let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
         if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
+            let else_ended = if leases.is_some() {
+                "another replica may run this one"
+            } else {
+                "with `strict` or `critical = true` the process would have ended"
+            };
             error!(
-                "no service runs any more, but the process continues; `reset` starts a failed service again; with \
-                 `strict` or `critical = true` the process would have ended"
+                "no service runs any more, but the process continues; `reset` starts a failed service again; {else_ended}"
             );
         }
     }

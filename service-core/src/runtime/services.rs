@@ -86,9 +86,12 @@ impl Services {
     pub(crate) fn need_is_down(&self, id: &str) -> bool {
         let Some(service) = self.get(id) else { return false };
         let needed = self.resources.iter().filter(|resource| service.inner.needs(resource.name()));
-        needed.fold(false, |is_down, resource| {
-            resource.is_suspected();
-            is_down || resource.outage().is_some()
+        needed.fold(false, |any_down, resource| {
+            let is_down = resource.outage().is_some();
+            if !is_down {
+                resource.is_suspected();
+            }
+            any_down || is_down
         })
     }
 

@@ -439,8 +439,9 @@ impl CronTimer {
     }
 
     /// This process has served a fire before it had lost the lease. It does not serve it again.
-    pub(crate) fn resume(&mut self, Unrecorded { fire, .. }: Unrecorded) {
+    pub(crate) fn resume(&mut self, Unrecorded { fire, schedule }: Unrecorded) {
         self.unrecorded = Some((fire, false));
+        self.schedule = Some(schedule);
     }
 
     /// This fire has been recorded.

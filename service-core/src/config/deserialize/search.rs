@@ -297,10 +297,13 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a later place than that of the value sets the tag of an enum that contains the value. The value then may
-    /// belong to the variant of the earlier place.
+    /// belong to the variant of the earlier place. If the enum is flattened into the settings, only their direct values count:
+    /// tables beside the tag are mostly those of other fields.
     fn is_of_lower_variant(&self, probe: usize) -> bool {
         let path = &self.probes[probe].path;
-        let contains = |tag: &Path| tag.split_last().is_some_and(|(_, table)| path.starts_with(table));
+        let contains = |tag: &Path| {
+            tag.split_last().is_some_and(|(_, table)| path.starts_with(table) && (!table.is_empty() || path.len() == 1))
+        };
         self.tags.iter().any(|tag| contains(&self.probes[*tag].path) && self.order(*tag) > self.order(probe))
     }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::database::db_time::DbTime;
 use crate::database::wall_clock::{WallClock, format_time, parse_time};
+use crate::log::info;
 use crate::service::error::Result;
 
 /// The longest value that is read, in characters. Resolving a configuration copies each value many times.
@@ -248,6 +249,12 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
             .cond_where(is_this.add(Expr::col(column("key")).in_subquery(unlocked)))
             .to_owned();
         if db.execute(&delete).await?.rows_affected() > 0 {
+            if let Err(bad) = &found {
+                info!(
+                    service.id = bad.service_id,
+                    "the override of `{}` has expired, whose value could not be read", bad.key
+                );
+            }
             expired.extend(found);
         }
     }

@@ -46,6 +46,8 @@ const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
+/// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a row.
+const SPARE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the removal of expired overrides may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -58,10 +60,11 @@ pub(crate) struct TableWatcher {
     pub(crate) rows: TableRows,
     /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
-    /// The connections beside the pool, if the pool has none in time. Three, because neither a lease nor a poll may wait for a row that
-    /// others have locked.
+    /// The connections beside the pool, if the pool has none in time. Several, because neither the renewal of leases nor a poll may
+    /// wait for work that waits for a row.
     for_polls: Spare,
-    for_leases: Spare,
+    for_renewals: Spare,
+    for_replicas: Spare,
     for_others: Spare,
     file: SqliteFile,
     skipped: SkippedFires,
@@ -75,6 +78,15 @@ pub(crate) struct TableWatcher {
     /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
+}
+
+/// Which work that must not wait for services uses a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reserve {
+    /// The renewal of leases.
+    Renewals,
+    /// What else replicas do: takeovers, releases, requests.
+    Replicas,
 }
 
 type LastPoll = Option<Instant>;
@@ -113,7 +125,8 @@ impl TableWatcher {
             is_virtual,
             rows: TableRows::default(),
             for_polls: Spare::default(),
-            for_leases: Spare::default(),
+            for_renewals: Spare::default(),
+            for_replicas: Spare::default(),
             for_others: Spare::default(),
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
@@ -170,7 +183,10 @@ impl TableWatcher {
             Some(result) => return result,
             None => {}
         }
-        spare.with(direct.open(&self.db), work).await
+        match tokio::time::timeout(SPARE_LIMIT, spare.turn()).await {
+            Ok(turn) => turn.run(direct.open(&self.db), work).await,
+            Err(_) => direct.with(&self.db, work).await,
+        }
     }
 
     /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if the registry can
@@ -194,7 +210,12 @@ impl TableWatcher {
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
-    pub(crate) async fn with_reserve<T, F>(&self, limit: Duration, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    pub(crate) async fn with_reserve<T, F>(
+        &self,
+        reserve: Reserve,
+        limit: Duration,
+        work: impl Fn(DatabaseConnection) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -207,11 +228,15 @@ impl TableWatcher {
             (Some(result), _) => return result,
             (None, _) => {}
         }
+        let spare = match reserve {
+            Reserve::Renewals => &self.for_renewals,
+            Reserve::Replicas => &self.for_replicas,
+        };
         if let Some(direct) = &self.direct {
-            return self.for_leases.with(direct.open(&self.db), work).await;
+            return spare.turn().await.run(direct.open(&self.db), work).await;
         }
         match sibling(&self.db) {
-            Some(own) => self.for_leases.with(std::future::ready(Ok(own)), work).await,
+            Some(own) => spare.turn().await.run(std::future::ready(Ok(own)), work).await,
             None => work(self.db.clone()).await,
         }
     }

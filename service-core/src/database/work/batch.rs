@@ -27,8 +27,8 @@ use crate::service::outcome::Outcome;
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
 /// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an attempt
-/// (or becomes `failed`), and the next run claims the others again. If items were settled and the run succeeds all the same, a
-/// warning says that `commit` was not called.
+/// (or becomes `failed`), and the next run claims the others again. If all items of a batch of `claim` were settled, and the run
+/// succeeds without `commit`, a warning says so.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
     /// The item that was lent last. Dropped before the settler.
@@ -38,8 +38,8 @@ pub struct Batch<E: EntityTrait> {
     tx: Option<Transaction>,
     unlent: Unlent<E>,
     pub(super) tally: Tally,
-    /// `commit` was called.
-    commits: bool,
+    /// All rows were lent and settled, and `commit` was not called yet.
+    awaits_commit: bool,
 }
 
 /// The rows that were not lent.
@@ -163,7 +163,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// A batch of leased rows, or one without rows.
     pub(crate) fn new(settler: Settler) -> Self {
         let unlent = Unlent { rows: Rows::new(), have_expired: false };
-        Self { current: None, settler, tx: None, unlent, tally: Tally::default(), commits: false }
+        Self { current: None, settler, tx: None, unlent, tally: Tally::default(), awaits_commit: false }
     }
 
     /// A batch that is one transaction, which has begun.
@@ -212,7 +212,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if self.tally.refused.is_some() {
             return Ok(None);
         }
-        let Some(claimed) = self.unlent.take(&self.settler) else { return Ok(None) };
+        let Some(claimed) = self.unlent.take(&self.settler) else {
+            self.awaits_commit = true;
+            return Ok(None);
+        };
         let item = match self.lease() {
             Some(_) => self.settler.leased_item(claimed),
             None => {
@@ -244,7 +247,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// The database refused the commit. Then nothing of a `claim` was written; the next runs claim the same rows one by one,
     /// so that only the row that is the cause loses an attempt.
     pub async fn commit(mut self) -> Result<Outcome> {
-        self.commits = true;
+        self.awaits_commit = false;
         self.fail_unsettled().await?;
         let again = self.tally.more || self.unlent.are_left();
         if self.lease().is_none() {
@@ -256,7 +259,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
             self.settler.end_lease();
         }
-        let again = again || self.tally.more;
+        // While something is down that the service needs, the schedule gives the pace.
+        let all_failed = self.tally.processed == 0 && self.tally.failed > 0;
+        let again = (again || self.tally.more) && !(all_failed && self.settler.service_db.need_is_down());
         if let Some(error) = self.tally.refused.take().filter(|_| self.tally.processed == 0) {
             return Err(error);
         }
@@ -393,7 +398,7 @@ impl<E: EntityTrait> Drop for Batch<E> {
         }
         let Settler { service_db, table, lease, .. } = &self.settler;
         let settled = self.tally.processed + self.tally.failed;
-        if !self.commits && lease.is_none() && settled > 0 {
+        if self.awaits_commit && lease.is_none() && settled > 0 {
             service_db.work.drop_uncommitted(table, settled);
         }
     }

@@ -10,22 +10,26 @@ use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision};
 use crate::database::work::lease;
 use crate::database::work::left_out::LeftOut;
-use crate::database::work::settler::report_failed;
+use crate::database::work::settler::{OUTAGE_WAIT, report_failed};
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
 use crate::database::work::work_state::{Charge, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
-use crate::service::error::{Error, Result};
+use crate::service::error::{Advice, Error, Result};
 
 impl ServiceDb {
     /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error of the database
-    /// that is not its own, such as an outage that another statement of the run has met.
+    /// that is not its own, such as an outage that another statement of the run has met, nor while something is down that the service
+    /// needs.
     pub(crate) async fn settle_run(&self, error: Option<&Error>) -> Result<()> {
         if !self.work.has_unsettled() {
             return Ok(());
         }
         if let Some(kind) = error.and_then(ErrorKind::in_chain).filter(|kind| kind.is_passing()) {
             self.work.spare(kind);
+        }
+        if error.is_some_and(|error| !matches!(error.advice(), Advice::Fatal)) && self.need_is_down() {
+            self.work.postpone_unsettled(OUTAGE_WAIT);
         }
         let message = error.map(|error| format!("{error:#}"));
         self.settle(message.as_deref()).await
@@ -88,7 +92,7 @@ impl ServiceDb {
                 service.id = service_id,
                 table,
                 "a batch was dropped after {items} of its items had been settled, so nothing of it is written, and the next run claims its \
-                 rows again: end the loop with `batch.commit().await`"
+                 rows again: after the loop, call `batch.commit().await`"
             );
         }
         // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.

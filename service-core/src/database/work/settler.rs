@@ -71,8 +71,8 @@ enum Trial {
     Unknown,
 }
 
-/// How long a row is left out of claims that failed during an outage.
-const OUTAGE_WAIT: Duration = Duration::from_secs(10);
+/// How long a row is left out of claims that failed while something was down that its service needs.
+pub(super) const OUTAGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they refuse.
 const TRIAL: &str = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'; SET CONSTRAINTS ALL IMMEDIATE";
@@ -188,8 +188,11 @@ impl Settler {
         let cause = self.cause_of(item, error);
         if cause.is_none() && self.may_follow_from_outage(error) {
             // The next claims take other rows first: perhaps these do not use what is down.
-            let reason = "it failed while something that the service needs is down".to_owned();
-            self.service_db.work.leave_out(&self.table, &item.row.key, reason, LeftOut::Waits(OUTAGE_WAIT));
+            let wait = match error.advice() {
+                Advice::RetryAfter(wait) => wait.max(OUTAGE_WAIT),
+                _ => OUTAGE_WAIT,
+            };
+            self.service_db.work.postpone(&self.table, &item.row.key, wait);
             return self.keep_attempts(item, error, None).await;
         }
         // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
@@ -242,7 +245,9 @@ impl Settler {
 
     /// Whether an error of an item may come from an outage of what the service names in `needs`.
     fn may_follow_from_outage(&self, error: &Error) -> bool {
-        let is_own = matches!(error.advice(), Advice::Fatal) || error.find::<ItemPanicked>().is_some();
+        let is_own = matches!(error.advice(), Advice::Fatal)
+            || error.find::<ItemPanicked>().is_some()
+            || ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
         !is_own && self.service_db.need_is_down()
     }
 

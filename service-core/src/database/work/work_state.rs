@@ -444,6 +444,12 @@ impl WorkState {
         self.with_table(table, |state| state.left_out.add(key, reason, why))
     }
 
+    /// Leaves a row out of claims that failed while something was down that the service needs.
+    pub(crate) fn postpone(&self, table: &TableSql, key: &ValueTuple, wait: Duration) {
+        let reason = "it failed while something that the service needs is down".to_owned();
+        self.leave_out(table, key, reason, LeftOut::Waits(wait));
+    }
+
     /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the cause itself.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| state.left_out.refusal())
@@ -497,6 +503,21 @@ impl WorkState {
                     charge.cause = Some(kind);
                 }
                 is_own || self.count_loss(&table, &charge.row, Some(kind))
+            });
+        }
+    }
+
+    /// The run that ended may have failed because something is down that the service needs: rows in flight without an error of their
+    /// own are not charged, and wait.
+    pub(crate) fn postpone_unsettled(&self, wait: Duration) {
+        for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
+            let table = settlement.table.clone();
+            settlement.charges.retain(|charge| {
+                let is_own = charge.failure.is_some() || charge.cause.is_some();
+                if !is_own {
+                    self.postpone(&table, &charge.row.key, wait);
+                }
+                is_own
             });
         }
     }

@@ -317,6 +317,24 @@ mod with_the_feature {
     }
 
     #[test]
+    fn a_served_fire_survives_several_losses_of_the_lease() {
+        let daily = schedule("0 3 * * *", "UTC");
+        let mut timer = CronTimer::default();
+        timer.follow(&daily, at("2026-01-01 02:00:00"));
+        timer.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
+        timer.serve();
+        timer.done();
+        let mut unrecorded = timer.into_unrecorded();
+        for _ in 0..2 {
+            // The lease is lost again before the schedule is followed.
+            let mut next = CronTimer::default();
+            next.resume(unrecorded.expect("it is not recorded"));
+            unrecorded = next.into_unrecorded();
+        }
+        assert!(unrecorded.is_some_and(|unrecorded| unrecorded.is_of(&daily)));
+    }
+
+    #[test]
     fn a_fire_that_waits_for_its_jitter_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
         let mut plan = CronTimer::default();

@@ -215,3 +215,25 @@ async fn a_loop_that_is_dropped_before_its_first_poll_reports_its_end() {
     assert_eq!(service.state(), ServiceState::Failed);
     service.started().await;
 }
+
+/// Both events are sent while the list is locked: in between, no other service can be registered under the id.
+#[tokio::test(start_paused = true)]
+async fn the_list_of_services_itself_sends_the_events_of_its_changes() {
+    use std::task::{Context as Task, Poll, Waker};
+
+    use futures_core::Stream;
+
+    use crate::runtime::events::ServiceEventKind;
+
+    let (service, _supervisor) = Script::new().begin(options(), Shared::default(), Arc::new(NoExtension));
+    let services = &service.services;
+    let mut events = std::pin::pin!(services.shared.events.subscribe(&services.shared.clock));
+    services.insert(service.registered.clone(), |_| Ok(()), |_| Ok(())).expect("its id is free");
+    assert_eq!(services.remove(&service.registered, || true), Some(true));
+    for expected in [ServiceEventKind::Registered, ServiceEventKind::Unregistered] {
+        let Poll::Ready(Some(event)) = events.as_mut().poll_next(&mut Task::from_waker(Waker::noop())) else {
+            panic!("no event, but {expected:?} is expected");
+        };
+        assert_eq!(format!("{:?}", event.kind), format!("{expected:?}"));
+    }
+}
