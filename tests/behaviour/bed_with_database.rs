@@ -115,7 +115,7 @@ struct Endless;
 impl Endless {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let run = cx.run_number();
-        if run % 16 == 0 {
+        if run.is_multiple_of(16) {
             cx.store().set("run", &run).await?;
         }
         Ok(if run == 1 { Outcome::idle() } else { Outcome::processed(1).again() })

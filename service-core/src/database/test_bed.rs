@@ -134,7 +134,7 @@ impl TestBed {
     /// the database any more. The future waits until the tasks of its services have ended.
     ///
     /// Unlike SIGKILL, it leaves in this process what the loops of the services cannot drop: tasks that the services have spawned, and
-    /// blocking code, whose context is told to stop. Blocking code that a stop has left behind is still followed by its `cleanup`.
+    /// blocking code, whose context is stopping. Blocking code that a stop has left behind is still followed by its `cleanup`.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).

@@ -382,9 +382,9 @@ fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
         let run = snapshot.status.stats.runs;
         let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);
-        // A `run` may also have been told to end by a pause, and any run by the loss of the lease.
+        // A `run` may also have been requested to end by a pause, and any run by the loss of the lease.
         let by_timeout = snapshot.options.long_run().is_none() && snapshot.state != ServiceState::Standby;
-        let end = if by_timeout { "timed out" } else { "was told to end" };
+        let end = if by_timeout { "timed out" } else { "was requested to end" };
         format!("blocking run {run} {end} and has not returned after {going}; no other run begins before it returns")
     })
 }

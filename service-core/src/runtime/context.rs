@@ -263,7 +263,7 @@ impl Context {
         });
     }
 
-    /// Pauses this service: the current run continues to its end (a `run` is told to end), and no scheduled run follows until
+    /// Pauses this service: the current run continues to its end (a `run` is requested to end), and no scheduled run follows until
     /// `resume`. Also accepted from a run that was cancelled or has to end. Does nothing if the service is paused already, and where
     /// [`stop`](Self::stop) does nothing.
     pub fn pause(&self) {

@@ -87,7 +87,7 @@ pub(crate) struct Life {
     pub(super) ready: bool,
     /// It has left `Starting`.
     left: bool,
-    /// A long run was told to end, because of a pause or a fresh instance.
+    /// A long run was requested to end, because of a pause or a fresh instance.
     told: Option<Ms>,
     timetable: Option<Timetable>,
     building: Option<Ms>,
@@ -404,7 +404,7 @@ impl One {
             let over = self.part.timeout.map(|timeout| run.started + timeout);
             must!(over.is_none_or(|over| now <= over), "its run is past its timeout");
             let told = life.told.map(|told| told + drain);
-            must!(told.is_none_or(|over| now <= over), "its run was told to end, and goes on");
+            must!(told.is_none_or(|over| now <= over), "its run was requested to end, and goes on");
             let is_told = life.told.is_some() || life.stop.is_some();
             let idle = self.part.long.and_then(|long| long.idle).filter(|_| !is_told).map(|idle| run.reported + idle);
             must!(idle.is_none_or(|over| now <= over), "its run reports nothing, and goes on");

@@ -206,7 +206,7 @@ impl One {
                 }
                 must!(
                     idle.is_none() || !is_told || kind == FailureKind::Panic,
-                    "a run that was told to end has failed as {kind:?}"
+                    "a run that was requested to end has failed as {kind:?}"
                 );
                 let out_of_reach = life.is_away().then(|| (advised(Advice::None, past), None));
                 must!(
