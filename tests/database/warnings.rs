@@ -149,8 +149,15 @@ pub(crate) async fn a_batch_without_a_commit_is_reported(bench: Bench) {
         }
         Ok(())
     };
+    // The connection of a dropped batch is rolled back a moment later. Until then, claims skip its rows.
+    let dropped = async || {
+        if bench.is_postgres() {
+            until_unlocked(&bench.db).await;
+        }
+    };
     let reports = || log.warnings().into_iter().filter(|line| line.contains("batch.commit()")).collect::<Vec<_>>();
     settle_two().await.unwrap();
+    dropped().await;
     service_db.settle(Some("the run failed")).await.unwrap();
     assert_eq!(reports(), Vec::<String>::new(), "a run that fails drops its batch");
     let settle_one = async || -> Result<()> {
@@ -159,9 +166,11 @@ pub(crate) async fn a_batch_without_a_commit_is_reported(bench: Bench) {
         item.settle(Ok::<(), Error>(())).await
     };
     settle_one().await.unwrap();
+    dropped().await;
     service_db.settle(None).await.unwrap();
     assert_eq!(reports(), Vec::<String>::new(), "it ends early, as a `for_each` that is dropped");
     settle_two().await.unwrap();
+    dropped().await;
     service_db.settle(None).await.unwrap();
     let reports = reports();
     assert!(matches!(&reports[..], [report] if report.contains("2 of its items")), "{reports:?}");
