@@ -84,7 +84,9 @@ impl Spare {
 
     /// Drops the connection, unless a task uses it.
     fn drop_kept(&self) {
-        drop(self.kept.try_lock().ok().and_then(|mut kept| kept.take()));
+        if let Ok(mut kept) = self.kept.try_lock() {
+            *kept = None;
+        }
     }
 }
 
