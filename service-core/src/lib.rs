@@ -27,6 +27,7 @@ mod runtime;
 mod schedule;
 mod service;
 mod suggest;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

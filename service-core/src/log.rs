@@ -161,7 +161,7 @@ impl Visit for Parts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
+    use crate::sync::Mutex;
 
     use super::*;
 
@@ -175,7 +175,7 @@ mod tests {
         }
 
         fn event(&self, event: &Event<'_>) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line(event, SystemTime::UNIX_EPOCH));
+            self.0.lock().push(line(event, SystemTime::UNIX_EPOCH));
         }
 
         fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
@@ -198,6 +198,6 @@ mod tests {
             warn_!(service.id = %"mailer", peer = "a\tb", "run failed: \u{1b}[2J\r\nERROR [other] größer\u{9b}");
         });
         let expected = "1970-01-01T00:00:00Z WARN [mailer] run failed: \\u{1b}[2J\\r\n    ERROR [other] größer\\u{9b} peer=a\\tb\n";
-        assert_eq!(*lines.0.lock().unwrap(), [expected]);
+        assert_eq!(*lines.0.lock(), [expected]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Unit, with_recorder};
@@ -16,6 +16,7 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// How often the metrics are recorded.
 const EVERY: Duration = Duration::from_secs(1);
@@ -61,7 +62,7 @@ inventory::submit! {
 
 impl MetricsFacade {
     fn task(&self) -> MutexGuard<'_, Option<Task>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+        self.task.lock()
     }
 }
 
@@ -111,7 +112,7 @@ impl fmt::Debug for MetricsFacade {
 fn record(registry: &Weak<RegistryInner>, recorded: &Mutex<Recorded>) -> bool {
     let Some(inner) = registry.upgrade() else { return false };
     let registry = ServiceRegistry { inner };
-    let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut recorded = recorded.lock();
     // The removed ones first: one of their ids may have been registered again.
     for service in registry.inner.services.take_removed() {
         record_one(&registry, &service, &mut recorded);

@@ -1,7 +1,7 @@
 //! [`App`]: what every handler needs. [`Core`]: what all servers of one registry share.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
@@ -19,6 +19,7 @@ use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore};
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// How many entries of the audit are kept in memory at most.
 const AUDIT_IN_MEMORY: usize = 1_000;
@@ -58,12 +59,12 @@ impl Core {
     }
 
     fn audit(&self) -> MutexGuard<'_, VecDeque<AuditEntry>> {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.audit.lock()
     }
 
     /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in their order.
     fn time_of_entry(&self, now: SystemTime) -> SystemTime {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = self.newest.lock();
         let is_same = newest.duration_since(now).is_ok_and(|ahead| ahead < Duration::from_millis(1));
         *newest = if is_same { *newest + Duration::from_micros(1) } else { now };
         *newest

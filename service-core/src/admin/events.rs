@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::{self, ServiceEvent, ServiceEventKind};
+use crate::sync::Mutex;
 
 /// How often the task looks for events.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -120,7 +121,7 @@ impl Events {
     }
 
     fn subscribe(self: &Arc<Self>, registry: ServiceRegistry) -> broadcast::Receiver<Frame> {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = self.frames.lock();
         if let Some(frames) = &*frames {
             return frames.subscribe();
         }
@@ -139,7 +140,7 @@ impl Events {
 
     /// Sends a frame. Returns `false` if there is no reader any more; then the next reader starts a new task.
     fn send(&self, frame: Vec<Message>) -> bool {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = self.frames.lock();
         let Some(sender) = &*frames else { return false };
         if sender.receiver_count() == 0 {
             *frames = None;
@@ -158,7 +159,7 @@ struct Running(Arc<Events>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *self.0.frames.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.frames.lock() = None;
     }
 }
 

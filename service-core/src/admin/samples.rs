@@ -4,7 +4,7 @@
 //! 10,000. Requests wait for the first counts, until 2 s after the task has begun.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::rfc3339;
 use crate::runtime::operator_store::{WorkCounts, WorkTable};
 use crate::service::error::Error;
+use crate::sync::Mutex;
 
 /// Time between two counts.
 const SAMPLE_EVERY: Duration = Duration::from_secs(30);
@@ -142,11 +143,11 @@ impl WorkSamples {
     }
 
     fn began(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.began.lock().unwrap_or_else(PoisonError::into_inner)
+        self.began.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
-        self.by_table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_table.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use crate::admin::access::{Access, Exposure, Token};
 use crate::admin::app::{App, Core, RenderMetrics};
@@ -14,6 +14,7 @@ use crate::registry::companion::{CompanionBuilder, CompanionSettings};
 use crate::registry::service_registry::{Companion, ServiceRegistry};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// What the builder sets.
 #[derive(Default)]
@@ -88,7 +89,7 @@ impl Admin {
     }
 
     fn server(&self) -> MutexGuard<'_, Option<Server>> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+        self.server.lock()
     }
 
     fn serve(&self, registry: &ServiceRegistry) -> Result<()> {

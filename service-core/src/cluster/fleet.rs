@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, RwLock, oneshot};
@@ -20,6 +20,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
+use crate::sync::Mutex;
 
 /// How often a replica writes its row.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -124,7 +125,7 @@ impl Fleet {
             }
             if !self.is_member.load(Ordering::SeqCst) {
                 reported = None;
-            } else if std::mem::take(&mut *lock(&self.to_report)) || is_due {
+            } else if std::mem::take(&mut *self.to_report.lock()) || is_due {
                 match self.report(&registry).await {
                     Ok(()) => reported = Some(Instant::now()),
                     Err(error) => debug!("the row of this replica cannot be written: {error:#}"),
@@ -154,7 +155,7 @@ impl Fleet {
 
     /// The row of this replica is written soon.
     pub(super) fn report_soon(&self) {
-        *lock(&self.to_report) = true;
+        *self.to_report.lock() = true;
         self.to_serve.notify_one();
     }
 
@@ -217,7 +218,7 @@ impl Fleet {
             }
         }
         // Another replica may fail, too.
-        *lock(&self.to_report) = !self.is_virtual;
+        *self.to_report.lock() = !self.is_virtual;
         Ok(())
     }
 
@@ -235,7 +236,7 @@ impl Fleet {
                 lease.set_target(None);
             }
         }
-        let rests = lock(&self.shared_out).is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
+        let rests = self.shared_out.lock().is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
         if movable.is_empty() || rests {
             return Ok(());
         }
@@ -251,7 +252,7 @@ impl Fleet {
             }
         }
         if !chosen.is_empty() {
-            *lock(&self.shared_out) = Some(Instant::now());
+            *self.shared_out.lock() = Some(Instant::now());
         }
         Ok(())
     }
@@ -372,7 +373,7 @@ impl Fleet {
     }
 
     pub(super) fn forward_wake(&self, id: &Arc<str>) {
-        if lock(&self.wakes).insert(id.clone()) {
+        if self.wakes.lock().insert(id.clone()) {
             self.to_serve.notify_one();
         }
     }
@@ -382,17 +383,17 @@ impl Fleet {
     pub(super) async fn send_wakes(&self, all: bool) -> bool {
         let mut sent = self.sent.lock().await;
         sent.retain(|_, at| at.elapsed() < POLL_INTERVAL);
-        let due: Vec<_> = lock(&self.wakes).extract_if(.., |id| all || !sent.contains_key(id)).collect();
+        let due: Vec<_> = self.wakes.lock().extract_if(.., |id| all || !sent.contains_key(id)).collect();
         for id in due {
             match self.table.add_wake(&id, LIMIT).await {
                 Ok(()) => _ = sent.insert(id, Instant::now()),
                 Err(error) => {
                     debug!(service.id = %id, "the wake-up cannot be forwarded yet: {error:#}");
-                    lock(&self.wakes).insert(id);
+                    self.wakes.lock().insert(id);
                 }
             }
         }
-        !lock(&self.wakes).is_empty()
+        !self.wakes.lock().is_empty()
     }
 
     pub(super) async fn reset_others(&self, service: &ServiceInner) -> Result<usize> {
@@ -432,8 +433,4 @@ fn shown(registry: &ServiceRegistry, service: &Arc<RegisteredService>) -> Replic
         reason: health.reason,
         lease_epoch: service.inner.lease.as_ref().and_then(|lease| lease.epoch()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,7 @@
 //! statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
@@ -23,6 +23,7 @@ use crate::log::warn;
 use crate::runtime::lease::LeaseClock;
 use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power, whose connection
 /// the server still believes in: it has locked rows that other replicas need.
@@ -245,7 +246,7 @@ impl LeaseTable {
             Err(error) => error,
         };
         let id = row.try_get::<String>("", "id").unwrap_or_default();
-        let is_news = self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{table} {id}"));
+        let is_news = self.reported.lock().insert(format!("{table} {id}"));
         if is_news {
             warn!("the row `{id}` of {table} is ignored, it cannot be read: {error}");
         }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
@@ -21,6 +21,7 @@ use super::{keys, toml};
 use crate::config::options::{CodeEntry, ServiceOptions};
 use crate::service::literal::Literal;
 use crate::suggest::nearest;
+use crate::sync::Mutex;
 
 /// The inputs of the configuration. By default there are none, as in tests.
 #[derive(Clone, Default)]
@@ -221,7 +222,7 @@ impl Sources {
             return self.resolve_own(target, rows).map(Arc::new);
         }
         let key = (std::ptr::from_ref(target.descriptor).addr(), target.undeclared);
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.shared.lock();
         if let Some(resolved) = shared.get(&key) {
             return Ok(Arc::clone(resolved));
         }

@@ -1,7 +1,7 @@
 //! [`Availability`]: whether the registry's database answers and accepts writes, as far as the registry knows.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::database::schema::FrameworkTables;
 use crate::humanize;
 use crate::runtime::resource::{Down, Outage, Outages};
+use crate::sync::Mutex;
 
 /// The state of the registry's database.
 #[derive(Default)]
@@ -116,7 +117,7 @@ impl Availability {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -5,7 +5,7 @@
 //! next one makes up only what came due afterwards.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,6 +17,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::schedule::{CronSchedule, cron};
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// A stored time that is ahead of this machine's clock by more than this comes from a clock that was wrong.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
@@ -141,7 +142,7 @@ impl SkippedFires {
     /// The fire of this service has been recorded.
     pub(crate) fn recorded(&self, service_id: Arc<str>, last: &LastRun) {
         if let Some(fire) = last.fire {
-            self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(service_id, fire.into());
+            self.recorded.lock().insert(service_id, fire.into());
         }
     }
 
@@ -160,7 +161,7 @@ impl SkippedFires {
             let state = service.inner.lock();
             (state.requests.options.schedule.caught_up()?.clone(), state.status.skips_fires_since?)
         };
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner).get(service.id()).copied();
+        let recorded = self.recorded.lock().get(service.id()).copied();
         Some((schedule, recorded.map_or(since, |recorded| recorded.max(since))))
     }
 }

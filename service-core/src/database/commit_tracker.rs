@@ -4,10 +4,12 @@
 //! for the commit, for a limited time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::sync::Mutex;
 
 /// For how long a commit in flight delays the cancellation of its run.
 const PROTECTED: Duration = Duration::from_secs(5);
@@ -55,7 +57,7 @@ impl CommitTracker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.commits.lock()
     }
 }
 

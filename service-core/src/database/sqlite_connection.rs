@@ -118,8 +118,8 @@ async fn discard(db: &DatabaseConnection, tx: DatabaseTransaction) {
 /// Keeps the connection out of the pool without closing it: that needs the type of the driver, which the application brings.
 #[cfg(not(feature = "sqlite"))]
 async fn discard(_db: &DatabaseConnection, tx: DatabaseTransaction) {
-    use std::sync::{Mutex, PoisonError};
+    use crate::sync::Mutex;
 
     static UNUSABLE: Mutex<Vec<DatabaseTransaction>> = Mutex::new(Vec::new());
-    UNUSABLE.lock().unwrap_or_else(PoisonError::into_inner).push(tx);
+    UNUSABLE.lock().push(tx);
 }

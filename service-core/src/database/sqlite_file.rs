@@ -3,10 +3,11 @@
 //! Open connections continue to use the file that they have opened, even if it was deleted: their writes are lost.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+
+use crate::sync::Mutex;
 
 /// The file of one database, as it was at the last check.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ impl SqliteFile {
         let name: Option<String> = row.map(|row| row.try_get("", "file")).transpose()?.flatten();
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(false) };
         let found = identity(Path::new(&name));
-        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).replace(found);
+        let known = self.identity.lock().replace(found);
         Ok(known.is_some_and(|known| known != found))
     }
 }

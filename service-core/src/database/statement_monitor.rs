@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
+use crate::sync::Mutex;
 
 /// Watches the pool of a test bed and the transactions on it, for one replica.
 pub(crate) struct StatementMonitor {
@@ -106,12 +107,12 @@ impl StatementMonitor {
 
     /// Adds what is notified when a lease is released.
     pub(crate) fn add_replica(&self, released: Arc<Notify>) {
-        self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(released);
+        self.shared.replicas.lock().push(released);
     }
 
     /// A lease was released.
     pub(crate) fn notify_replicas(&self) {
-        let replicas = self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let replicas = self.shared.replicas.lock();
         replicas.iter().for_each(|released| released.notify_one());
     }
 

@@ -11,7 +11,6 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sea_orm::prelude::async_trait::async_trait;
@@ -28,6 +27,7 @@ use crate::database::tx_health::TxHealth;
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::{savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
 const PROOF: &str = "SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof";
@@ -157,7 +157,7 @@ impl Transaction {
 
     /// Whether it has nothing to commit: no statement was tried, and no topic is notified.
     pub(crate) fn is_unused(&self) -> bool {
-        !self.has_begun() && !self.health.has_failed() && lock(&self.notifications).topics.is_empty()
+        !self.has_begun() && !self.health.has_failed() && self.notifications.lock().topics.is_empty()
     }
 
     /// Whether a statement has begun it.
@@ -182,7 +182,7 @@ impl Transaction {
     /// }
     /// ```
     pub fn notify(&self, topic: &str) {
-        lock(&self.notifications).add(topic);
+        self.notifications.lock().add(topic);
     }
 
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
@@ -203,7 +203,7 @@ impl Transaction {
             return Err(error.into());
         }
         let backend = self.backend;
-        let topics = std::mem::take(&mut lock(&self.notifications).topics);
+        let topics = std::mem::take(&mut self.notifications.lock().topics);
         let notifier = self.cx.notifier.clone();
         let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
         let (committing, fence) = (self.cx.commits.enter(), self.cx.fence.clone());
@@ -509,13 +509,13 @@ impl Transaction {
                 Box::pin(self.finds_savepoint()).await?;
             }
         }
-        lock(&self.notifications).undo();
+        self.notifications.lock().undo();
         self.end_item();
         Ok(())
     }
 
     fn end_item(&mut self) {
-        lock(&self.notifications).keep();
+        self.notifications.lock().keep();
         if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
             self.stale_savepoint.store(true, Ordering::Relaxed);
         }
@@ -654,10 +654,6 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
         sqlite_connection::restore(tx).await;
     }
     committed.map(drop)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]

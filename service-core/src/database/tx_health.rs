@@ -4,11 +4,11 @@
 //! order does not matter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sea_orm::DbErr;
 
 use crate::database::error_kind::ErrorKind;
+use crate::sync::Mutex;
 
 #[derive(Debug, Default)]
 pub(super) struct TxHealth {
@@ -60,11 +60,11 @@ impl TxHealth {
     }
 
     pub(super) fn interruption(&self) -> Option<ErrorKind> {
-        *lock(&self.interruption)
+        *self.interruption.lock()
     }
 
     pub(super) fn last_error(&self) -> Option<ErrorKind> {
-        *lock(&self.last_error)
+        *self.last_error.lock()
     }
 
     /// Whether the writes can perhaps not be kept.
@@ -127,7 +127,7 @@ impl TxHealth {
     /// The statements from now on are not those of the item before.
     pub(super) fn forget_errors(&self) {
         self.failed.clear();
-        *lock(&self.last_error) = None;
+        *self.last_error.lock() = None;
     }
 
     /// Whether the next answer may be that of an earlier statement. Returns this once for each such statement; while a savepoint of
@@ -145,7 +145,7 @@ impl TxHealth {
     pub(super) fn succeeded(&self) {
         // The usual path takes no lock.
         if self.has_failed() {
-            *lock(&self.last_error) = None;
+            *self.last_error.lock() = None;
         }
     }
 
@@ -156,7 +156,7 @@ impl TxHealth {
         if ErrorKind::has_code(error, "25P02") {
             return;
         }
-        *lock(&self.last_error) = Some(kind);
+        *self.last_error.lock() = Some(kind);
         if kind.is_outage() {
             self.interrupt(kind);
         }
@@ -164,7 +164,7 @@ impl TxHealth {
 
     /// The transaction cannot recover from this error. The first one is kept.
     pub(super) fn interrupt(&self, kind: ErrorKind) {
-        lock(&self.interruption).get_or_insert(kind);
+        self.interruption.lock().get_or_insert(kind);
     }
 }
 
@@ -224,8 +224,4 @@ fn may_end_transaction(sql: &str) -> bool {
             || statement.starts_with("/*")
             || ["ROLLBACK", "COMMIT", "END", "ABORT", "PREPARE"].iter().any(|end| word.eq_ignore_ascii_case(end))
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,14 @@
 //! What limits the transaction of an item of `claim_each`: its turn in the queue of its batch ([`QueuePlace`]), and the time
 //! limit of the item ([`TimeLimit`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use crate::sync::Mutex;
 
 /// The transactions of a batch on SQLite that begin one after the other: those of the items in flight at the same time.
 pub(crate) type TxQueue = Arc<Semaphore>;
@@ -45,7 +47,7 @@ impl QueuePlace {
     }
 
     fn lock(&self) -> MutexGuard<'_, Wait> {
-        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wait.lock()
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Before a forced exit, and before systemd is notified of a stop, the services of the other registries are checked.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::sync::Mutex;
 
 static ALL: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
 
 fn all() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+    ALL.lock()
 }
 
 /// Adds a registry that was built.

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -37,6 +37,7 @@ use crate::runtime::shared::{Polls, Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
+use crate::sync::Mutex;
 
 /// Builds a [`ServiceRegistry`]: its services, their configuration, and what they share.
 ///

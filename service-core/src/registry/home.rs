@@ -1,11 +1,10 @@
 //! [`Home`]: the tokio runtime on which all services of a registry run, even if `start` is called from another one.
 
-use std::sync::{Mutex, PoisonError};
-
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// The runtime on which the registry was first started. After that runtime has shut down: the next one that starts a
 /// service.
@@ -22,7 +21,7 @@ struct Runtime {
 impl Home {
     /// Returns the runtime, if the registry has been started.
     pub(crate) fn current(&self) -> Option<Handle> {
-        let home = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let home = self.0.lock();
         home.as_ref().filter(|runtime| !runtime.canary.is_finished()).map(|runtime| runtime.handle.clone())
     }
 
@@ -31,7 +30,7 @@ impl Home {
     /// # Errors
     /// There is none, and the caller is not on a tokio runtime.
     pub(crate) fn handle(&self) -> Result<Handle> {
-        let mut home = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut home = self.0.lock();
         if let Some(runtime) = home.as_ref().filter(|runtime| !runtime.canary.is_finished()) {
             return Ok(runtime.handle.clone());
         }

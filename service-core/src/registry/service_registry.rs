@@ -4,8 +4,8 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::runtime::requests::PausedBy;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
@@ -167,7 +168,7 @@ impl ServiceRegistry {
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {
-        self.inner.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.session.lock().clone()
     }
 
     /// Awaits `work` for a caller outside the services. Virtual time is advanced in the meantime.

@@ -2,13 +2,14 @@
 //!
 //! A caller that waits for a shutdown holds its session, so it gets the result even if a new start follows at once.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// Less than the 30 s after which Kubernetes kills a pod.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -188,7 +189,7 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::registry::all;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
 use crate::service::error::Result;
+use crate::sync::Mutex;
 
 /// Signals within this time count as one: some programs send a signal to the process and also to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -96,7 +97,7 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
 /// The thread cannot be started, or the signal handlers cannot be installed.
 pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     static STARTED: Mutex<bool> = Mutex::new(false);
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut started = STARTED.lock();
     // Before the thread starts: a signal that arrives in between would not find the registry.
     registry.inner.listens.store(true, Ordering::SeqCst);
     if !*started {

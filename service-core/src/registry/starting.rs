@@ -1,7 +1,7 @@
 //! Starting: dependencies first.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use crate::log::{self, error, warn};
 use tokio::runtime::Handle;
@@ -162,7 +162,7 @@ impl ServiceRegistry {
 
     /// Returns the session. After a shutdown, a start begins a new one.
     pub(super) fn reopen(&self) -> Arc<Session> {
-        let mut session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut session = self.inner.session.lock();
         if session.is_closed() {
             *session = Arc::new(session.next());
         }
@@ -273,7 +273,7 @@ impl ServiceRegistry {
             None => runtime.spawn(work),
         };
         if self.inner.holds_time() {
-            let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tasks = self.inner.tasks.lock();
             tasks.retain(|task| !task.is_finished());
             tasks.push(task);
         }
@@ -281,7 +281,7 @@ impl ServiceRegistry {
 
     /// Ends the loops of all services, as the end of the process does, and returns their tasks. For tests on virtual time.
     pub(crate) fn abort_services(&self) -> Vec<JoinHandle<()>> {
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
         tasks.iter().for_each(JoinHandle::abort);
         tasks
     }

@@ -12,7 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -25,6 +25,7 @@ use crate::registry::service_registry::{Companion, Phase, RegistryInner, Service
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 use crate::service::state::ServiceState;
+use crate::sync::Mutex;
 
 /// How often the status line is checked for a change.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ impl Companion for Notifier {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|task| task.abort());
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
         Box::pin(std::future::ready(()))
     }
 
@@ -88,7 +89,7 @@ impl Notifier {
     /// Starts the tasks on the runtime of the services.
     fn spawn(&self, registry: &ServiceRegistry) -> Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         // They end with the runtime on which they run.
         tasks.retain(|task| !task.is_finished());
         if !tasks.is_empty() {

@@ -5,12 +5,13 @@
 //! over never comes back, even if the answer to a renewal arrives late.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::humanize;
+use crate::sync::Mutex;
 
 /// A clock that also counts while the machine is suspended.
 pub(crate) trait LeaseClock: fmt::Debug + Send + Sync {
@@ -276,7 +277,7 @@ impl Lease {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Metrics`]: a service's own counters and gauges.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+
+use crate::sync::Mutex;
 
 type Values = BTreeMap<Box<str>, f64>;
 
@@ -37,12 +38,12 @@ impl Metrics {
 
     /// Returns the value of a counter or gauge.
     pub fn get(&self, name: &str) -> Option<f64> {
-        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = self.values.lock();
         values.as_ref()?.get(name).copied()
     }
 
     fn update(&self, name: &str, change: impl FnOnce(&mut f64)) {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock();
         let values = values.get_or_insert_default();
         match values.get_mut(name) {
             Some(value) => change(value),
@@ -51,7 +52,7 @@ impl Metrics {
     }
 
     pub(crate) fn snapshot(&self) -> BTreeMap<String, f64> {
-        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = self.values.lock();
         values.iter().flat_map(|map| map.iter()).map(|(name, value)| (name.to_string(), *value)).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::log::{self, warn};
 
@@ -18,6 +18,7 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// A service before it is registered.
 pub(crate) struct Registration {
@@ -75,7 +76,7 @@ impl Factory {
     /// Whether another instance can be built.
     pub(crate) fn has_next(&self) -> bool {
         match self {
-            Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+            Self::ReadyMade(slot) => slot.lock().is_some(),
             Self::Closure(_) | Self::Build(_) => true,
             Self::Borrowed => false,
         }
@@ -100,7 +101,7 @@ impl Factory {
             Self::Build(build) => build(cx),
             Self::Closure(build) => build(cx),
             Self::ReadyMade(slot) => {
-                let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let instance = slot.lock().take();
                 Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
             }
             Self::Borrowed => Box::pin(std::future::ready(Err(ready_made_has_ended(cx.service_id())))),

@@ -4,7 +4,7 @@
 //! ends their wait for a retry.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Error;
 use crate::service::failure::FailureKind;
 use crate::suggest::nearest;
+use crate::sync::Mutex;
 
 /// The name of the registry's database in `needs`.
 pub(crate) const DATABASE: &str = "database";
@@ -128,6 +129,6 @@ impl Outages {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -23,6 +23,7 @@ use crate::schedule::{LongRun, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
+use crate::sync::Mutex;
 use crate::{humanize, log};
 
 /// One registered service.
@@ -73,7 +74,7 @@ impl ServiceInner {
     /// while user code runs, so a poisoned lock still guards a consistent state.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, RuntimeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Changes status or requests, and reports the steps of the derived state that follow.

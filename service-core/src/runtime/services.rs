@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::Ordering as AtomicOrdering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::runtime::shared::Shared;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
+use crate::sync::{Mutex, RwLock};
 
 /// The types of the services, by name, with the number of services of each.
 type Types = BTreeMap<&'static str, Vec<(&'static ServiceDescriptor, usize)>>;
@@ -133,7 +134,7 @@ impl Services {
     }
 
     fn removed(&self) -> MutexGuard<'_, Option<Vec<Arc<RegisteredService>>>> {
-        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.removed.lock()
     }
 
     /// From now on each service keeps its last runs.
@@ -156,11 +157,11 @@ impl Services {
 
     /// Returns the configuration of all services, as it was read last.
     pub(crate) fn sources(&self) -> Arc<Sources> {
-        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.sources.read().clone()
     }
 
     pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
-        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+        *self.sources.write() = sources;
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
@@ -178,7 +179,7 @@ impl Services {
 
     #[expect(clippy::mutable_key_type, reason = "the id, which orders the services, never changes")]
     fn group(&self, list: &BTreeSet<ById>, name: &str) -> Vec<Arc<RegisteredService>> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = self.groups.read();
         let mut found = Vec::new();
         for registered in groups.get(name).into_iter().flatten() {
             let prefix = format!("{registered}_");
@@ -250,7 +251,7 @@ impl Services {
     pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
         services.iter().for_each(|service| self.count_type(service.descriptor));
         {
-            let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+            let mut groups = self.groups.write();
             for service in &services {
                 let [Some(registered), type_name] = service.group_names() else { continue };
                 for name in [Some(registered), type_name].into_iter().flatten() {
@@ -391,7 +392,7 @@ impl Services {
     }
 
     fn children(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+        self.children.lock()
     }
 
     /// Returns those of these services that are not ready. A name that stands for no service counts as the id of one.
@@ -426,15 +427,15 @@ impl Services {
     }
 
     fn types(&self) -> MutexGuard<'_, Types> {
-        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+        self.types.lock()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeSet<ById>> {
-        self.list.read().unwrap_or_else(PoisonError::into_inner)
+        self.list.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, BTreeSet<ById>> {
-        self.list.write().unwrap_or_else(PoisonError::into_inner)
+        self.list.write()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -14,6 +14,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
 use crate::runtime::lease::LeaseClock;
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// Shared by all services of one registry.
 #[derive(Default)]
@@ -67,7 +68,7 @@ impl Polls {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
-        self.of_each.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of_each.lock()
     }
 }
 
@@ -93,7 +94,7 @@ impl Holds {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -120,7 +121,7 @@ impl Shared {
     }
 
     fn last_runtime(&self) -> MutexGuard<'_, Option<Handle>> {
-        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runtime.lock()
     }
 
     /// A thread in blocking code sleeps: for virtual time, it does nothing until the guard is dropped.

@@ -11,7 +11,7 @@ mod virtual_clock;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -31,6 +31,7 @@ use crate::runtime::registration::{RegisteredService, Registration};
 use crate::runtime::services::IdConflict;
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
+use crate::sync::Mutex;
 use crate::testing::stall::Alarm;
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock, TimeBeside};
 
@@ -136,7 +137,7 @@ impl TestBed {
             builder.virtual_time = Some(time);
             builder
         });
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+        *self.held.lock() = Some(clock);
     }
 
     /// Sets the database, once.
@@ -231,7 +232,7 @@ impl TestBed {
     }
 
     fn held_clock(&self) -> Option<Arc<HeldClock>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.lock().clone()
     }
 
     /// Changes the builder of a bed whose first service has not started.
@@ -498,7 +499,7 @@ impl TestBed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stage.lock()
     }
 }
 

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant as RealInstant};
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::runtime::shared::Polls;
+use crate::sync::Mutex;
 
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
@@ -43,7 +44,7 @@ impl Alarm {
         let wakes = waker.clone();
         std::thread::spawn(move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK) {
-                if let Some(waker) = wakes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                if let Some(waker) = wakes.lock().take() {
                     waker.wake();
                 }
             }
@@ -68,7 +69,7 @@ impl Alarm {
                 checked = now;
                 moment.check(services, now);
             }
-            *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.waker().clone());
+            *self.waker.lock() = Some(task.waker().clone());
             Poll::Pending
         })
         .await

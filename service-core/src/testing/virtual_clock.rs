@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::{Arc, OnceLock, Weak, mpsc};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +29,7 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
 use crate::runtime::shared::Polls;
 use crate::service::state::ServiceState;
+use crate::sync::Mutex;
 
 /// How far the clock moves at most if it is not known whether a statement is in flight.
 const STEP: Duration = Duration::from_millis(250);
@@ -58,13 +59,13 @@ impl TestClock {
     }
 
     pub(super) fn set(&self, wall: SystemTime) {
-        *self.set.lock().unwrap_or_else(PoisonError::into_inner) = (wall, Instant::now());
+        *self.set.lock() = (wall, Instant::now());
     }
 }
 
 impl TimeSource for TestClock {
     fn now(&self) -> SystemTime {
-        let (wall, at) = *self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wall, at) = *self.set.lock();
         wall + Instant::now().saturating_duration_since(at)
     }
 
@@ -159,7 +160,7 @@ impl HeldClock {
             registries: Mutex::default(),
         });
         {
-            let mut hold = lock(&clock.hold);
+            let mut hold = clock.hold.lock();
             hold.runtime = Some(Handle::current());
             hold.beds += 1;
             hold.hold();
@@ -170,12 +171,12 @@ impl HeldClock {
 
     /// Adds a registry on this clock.
     pub(super) fn add(&self, registry: &ServiceRegistry) {
-        lock(&self.registries).push(Arc::downgrade(&registry.inner));
+        self.registries.lock().push(Arc::downgrade(&registry.inner));
     }
 
     /// Returns the other replicas on this clock.
     pub(super) fn others(&self, services: &Arc<Services>) -> Vec<Arc<RegistryInner>> {
-        let registries = lock(&self.registries);
+        let registries = self.registries.lock();
         let others = registries.iter().filter_map(Weak::upgrade);
         others.filter(|registry| !Arc::ptr_eq(&registry.services, services)).collect()
     }
@@ -183,7 +184,7 @@ impl HeldClock {
     /// From now on the clock is not held.
     pub(super) fn end(&self) {
         if !self.has_ended.swap(true, Ordering::SeqCst) {
-            let mut hold = lock(&self.hold);
+            let mut hold = self.hold.lock();
             hold.beds = hold.beds.saturating_sub(1);
             if hold.beds == 0 {
                 hold.blocking = None;
@@ -217,7 +218,7 @@ impl HeldClock {
 
     /// The next caller reads the framework's tables first: they may have been changed in any way.
     pub(super) fn expect_changes(&self) {
-        lock(&self.refreshed).at = None;
+        self.refreshed.lock().at = None;
     }
 
     /// Waits until everything that is due at this very moment has happened, also what takes real time.
@@ -318,7 +319,7 @@ impl HeldClock {
     /// When the tables have to be read because something expires. If they were read since then, the database has not answered.
     fn refresh_at(&self, services: &Arc<Services>, extension: &dyn Extension) -> Option<Instant> {
         let due = instant_of(services, self.refresh_due(services, extension)?);
-        match lock(&self.refreshed).at {
+        match self.refreshed.lock().at {
             Some(at) if due <= at => Some(at + REFRESH_INTERVAL),
             _ => Some(due),
         }
@@ -329,7 +330,7 @@ impl HeldClock {
         if self.state().waiting > 0 {
             return false;
         }
-        let refreshed = *lock(&self.refreshed);
+        let refreshed = *self.refreshed.lock();
         let Some(at) = refreshed.at else { return true };
         let has_expired = self.refresh_at(services, extension).is_some_and(|due| due <= Instant::now());
         let others = self.others(services);
@@ -368,7 +369,7 @@ impl HeldClock {
         };
         let done = first_of(refreshed, stuck).await;
         if done {
-            *lock(&self.refreshed) = Refreshed { at: Some(Instant::now()), begun };
+            *self.refreshed.lock() = Refreshed { at: Some(Instant::now()), begun };
         }
         done
     }
@@ -393,7 +394,7 @@ struct Moving(Arc<Mutex<Hold>>);
 impl Moving {
     fn new(shared: Arc<Mutex<Hold>>) -> Self {
         {
-            let mut hold = lock(&shared);
+            let mut hold = shared.lock();
             hold.movers += 1;
             hold.blocking = None;
         }
@@ -403,7 +404,7 @@ impl Moving {
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        let mut hold = lock(&self.0);
+        let mut hold = self.0.lock();
         hold.movers = hold.movers.saturating_sub(1);
         hold.hold();
     }
@@ -578,10 +579,6 @@ async fn first_of<T>(first: impl Future<Output = T>, second: impl Future<Output 
     .await
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -614,13 +611,13 @@ mod tests {
 
     impl Work {
         fn set(&self, state: RealWorkState) {
-            *lock(&self.state) = state;
+            *self.state.lock() = state;
         }
     }
 
     impl RealWork for Work {
         fn state(&self) -> RealWorkState {
-            *lock(&self.state)
+            *self.state.lock()
         }
 
         fn reopen(&self) -> BoxFuture<'static, ()> {
@@ -628,7 +625,7 @@ mod tests {
         }
 
         fn executes(&self) -> BoxFuture<'static, Option<bool>> {
-            let mut left = lock(&self.executes);
+            let mut left = self.executes.lock();
             let executes = *left > 0;
             *left = left.saturating_sub(1);
             Box::pin(std::future::ready(Some(executes)))
@@ -643,12 +640,12 @@ mod tests {
         let work = Arc::new(Work::default());
         work.set(RealWorkState { active: Some(1), closed: 0, waiting: 0 });
         // The keeper and the driver ask.
-        *lock(&work.executes) = 4;
+        *work.executes.lock() = 4;
         bed.wait_for_work(work.clone());
         let (began, real) = (Instant::now(), std::time::Instant::now());
         bed.run_for(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(1));
-        assert_eq!(*lock(&work.executes), 0, "time moved although a statement was executed");
+        assert_eq!(*work.executes.lock(), 0, "time moved although a statement was executed");
         // Far less than the silence that is needed if the database cannot be asked.
         assert!(real.elapsed() >= Duration::from_millis(2 * u64::from(ASK_SILENCE)), "{:?}", real.elapsed());
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistr
 use crate::registry::signals::first;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// How often the services are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -122,7 +123,7 @@ impl Alerts {
     }
 
     fn run(&self, registry: &ServiceRegistry) -> Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = self.thread.lock();
         if self.queues.is_empty() || thread.is_some() {
             return Ok(());
         }
@@ -179,7 +180,7 @@ impl Companion for Alerts {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         Box::pin(async move {
             if let Some(thread) = thread {
                 thread.stop(STOP_TIMEOUT).await;

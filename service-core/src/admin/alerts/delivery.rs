@@ -3,8 +3,8 @@
 //! The tricky part is a receiver that does not answer for hours: the queue is bounded, and its oldest alert is dropped for a new one.
 
 use std::collections::VecDeque;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -15,6 +15,7 @@ use crate::panic::{self, Caught};
 use crate::registry::signals::first;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Advice, Error, Result};
+use crate::sync::Mutex;
 
 /// How many alerts wait at most.
 const MOST_WAITING: usize = 256;
@@ -160,7 +161,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 
@@ -197,7 +198,7 @@ mod tests {
         let got: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = got.clone();
         let send = move |alert: ServiceAlert| -> BoxFuture<'static, Result<()>> {
-            let mut log = log.lock().unwrap();
+            let mut log = log.lock();
             log.push(alert.id.clone());
             let attempt = log.iter().filter(|id| **id == alert.id).count();
             Box::pin(std::future::ready(answer(&alert.id, attempt)))
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!((queue.lock().alerts.len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
         let (_stop, stopping) = watch::channel(true);
         queue.deliver(stopping).await;
-        assert_eq!(got.lock().unwrap().first().map(String::as_str), Some("44"));
+        assert_eq!(got.lock().first().map(String::as_str), Some("44"));
         assert_eq!((queue.lock().alerts.len(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
     }
 
@@ -229,9 +230,9 @@ mod tests {
         let task = tokio::spawn(async move { delivering.deliver(stopping).await });
         // Eight waits: 1 + 2 + 4 + 8 + 16 + 32 + 60 + 60.
         tokio::time::sleep(Duration::from_millis(182_900)).await;
-        assert_eq!(got.lock().unwrap().len(), 8);
+        assert_eq!(got.lock().len(), 8);
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(got.lock().unwrap().join(" "), "1 1 1 1 1 1 1 1 1 2 3");
+        assert_eq!(got.lock().join(" "), "1 1 1 1 1 1 1 1 1 2 3");
         assert_eq!((queue.delivered.load(Ordering::Relaxed), queue.dropped.load(Ordering::Relaxed)), (2, 1));
         drop(stop);
         task.await.unwrap();

@@ -5,7 +5,7 @@
 //! service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -19,6 +19,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::unknown_need;
 use crate::runtime::services::Services;
+use crate::sync::Mutex;
 
 mod blame;
 mod check;
@@ -115,7 +116,7 @@ const PAUSED: &str = "paused";
 
 impl TableRows {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns the rows that are in effect for a service.

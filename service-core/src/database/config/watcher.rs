@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
@@ -35,6 +35,7 @@ use crate::humanize;
 use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -144,7 +145,7 @@ impl TableWatcher {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, OnceLock, Weak};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use crate::database::direct::is_same_pool;
 use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
+use crate::sync::Mutex;
 
 /// The channel of PostgreSQL. The payload is a topic.
 pub(crate) const CHANNEL: &str = "service_wake";
@@ -61,7 +62,7 @@ impl Notifier {
     pub(crate) fn new(db: DatabaseConnection) -> Arc<Self> {
         let origin = format!("{:016x}", fastrand::u64(..));
         let notifier = Arc::new(Self { origin, db: Some(db), ..Self::default() });
-        let mut all = lock(&NOTIFIERS);
+        let mut all = NOTIFIERS.lock();
         all.retain(|known| known.strong_count() > 0);
         all.push(Arc::downgrade(&notifier));
         notifier
@@ -69,7 +70,7 @@ impl Notifier {
 
     /// The notifier of a registry in this process that uses the same pool.
     pub(crate) fn of_pool(db: &DatabaseConnection) -> Option<Arc<Self>> {
-        let all = lock(&NOTIFIERS).clone();
+        let all = NOTIFIERS.lock().clone();
         all.iter()
             .filter_map(Weak::upgrade)
             .find(|notifier| notifier.db.as_ref().is_some_and(|own| is_same_pool(own, db)))
@@ -77,7 +78,7 @@ impl Notifier {
 
     /// A service claims rows of this table.
     pub(crate) fn add_worker(&self, table: &str, service: &Arc<str>) {
-        let mut workers = lock(&self.workers);
+        let mut workers = self.workers.lock();
         match workers.get_mut(table) {
             Some(known) if known.contains(service) => {}
             Some(known) => _ = known.insert(service.clone()),
@@ -88,7 +89,7 @@ impl Notifier {
     /// The topics of the services that have claimed rows of this table, and of those that stand by: their claims are made elsewhere.
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
-        let workers: Vec<_> = lock(&self.workers).get(table).into_iter().flatten().cloned().collect();
+        let workers: Vec<_> = self.workers.lock().get(table).into_iter().flatten().cloned().collect();
         let standbys = services.all().into_iter().filter(|service| service.inner.stands_by());
         workers
             .iter()
@@ -197,12 +198,8 @@ impl Notifier {
     }
 
     fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        lock(&self.outbox)
+        self.outbox.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Notifier {

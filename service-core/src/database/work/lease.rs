@@ -13,8 +13,8 @@
 //! An owner stores with its claims how many rows it has in flight at most, of both kinds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sea_orm::sea_query::{
@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::sql_text::{key_text, unnest};
+use crate::sync::Mutex;
 
 /// How long a claim is valid without being renewed, by default.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
@@ -59,7 +60,7 @@ struct LeaseState {
 impl LeaseState {
     /// Whether the lease has expired by this machine's clocks.
     fn is_lost(&self, length: Duration) -> bool {
-        let (instant, time) = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (instant, time) = *self.renewed.lock();
         let expired = instant.elapsed() >= length || time.elapsed().is_ok_and(|elapsed| elapsed >= length);
         if expired {
             // A later renewal does not undo this: another worker may have claimed the rows in the meantime.
@@ -122,7 +123,7 @@ async fn renew_always(
         let renewal = renew(&service_db, &work_table, &owner, length);
         match service_db.execute_alone(&renewal).await {
             Ok(_) if state.is_lost(length) => return,
-            Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
+            Ok(_) => *state.renewed.lock() = sent,
             Err(error) => {
                 crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "the claims of a batch could not be renewed, retrying; if they expire, other workers can claim the rows");
             }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -30,6 +30,7 @@ use crate::humanize;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{FailedRow, Retried, WorkCounts, WorkTable};
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// How long a count of pending rows may take: as long as the admin interface waits for all of them.
 const PENDING_LIMIT: Duration = Duration::from_secs(15);
@@ -234,7 +235,7 @@ impl<E: WorkItem> Table<E> {
     }
 
     fn failed_count(&self) -> MutexGuard<'_, FailedCount> {
-        self.failed_count.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed_count.lock()
     }
 
     /// The limit of queries for failed rows, and what makes them faster.

@@ -4,7 +4,7 @@
 //! A table is known from its first claim on.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,6 +22,7 @@ use crate::database::work::sql::{COMPLETED, TableSql};
 use crate::database::work::work_item::WorkItem;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// When a replica tries again after another one had the turn, or the database was down.
 pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(300);
@@ -102,7 +103,7 @@ impl RetainedTables {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Retained>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

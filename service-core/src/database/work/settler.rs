@@ -3,8 +3,8 @@
 //! It is shared by the items that are in flight at the same time. What differs between rows that commit together and rows that
 //! commit one by one is in `together.rs` and `leased.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sea_orm::sea_query::ValueTuple;
@@ -27,6 +27,7 @@ use crate::database::work::work_state::{Charge, EndedBatch};
 use crate::database::work::write_row::Written;
 use crate::panic;
 use crate::service::error::{Advice, Error, Result};
+use crate::sync::Mutex;
 
 /// Writes the results of the items of one batch.
 #[derive(Debug)]
@@ -392,13 +393,13 @@ impl Settler {
     pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<FailedAttempt>) {
         if failure.is_some() || self.service_db.work.count_loss(&self.table, row, cause) {
             let charge = Charge { row: row.clone(), cause, failure };
-            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
+            self.dropped.lock().push(charge);
         }
     }
 
     /// The keys of the rows whose attempt is still to be charged.
     pub(super) fn dropped_keys(&self) -> Vec<String> {
-        let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = self.dropped.lock();
         dropped.iter().map(|charge| key_text(&charge.row.key)).collect()
     }
 }
@@ -406,7 +407,7 @@ impl Settler {
 impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            let charges = std::mem::take(self.dropped.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let charges = std::mem::take(self.dropped.get_mut());
             self.service_db.work.defer_claims(&self.table, lease.owner.clone(), charges);
         }
     }

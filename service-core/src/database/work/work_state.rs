@@ -9,8 +9,8 @@
 //! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::DbErr;
@@ -22,6 +22,7 @@ use crate::database::work::left_out::{LEAVE_OUT, LEAVE_OUT_TENTATIVELY, LeftOut,
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
 use crate::humanize;
+use crate::sync::Mutex;
 
 /// How many times in a row a connection may break, or another error end the work on a row, without a consequence for the row.
 const TOLERATED_LOSSES: u32 = 2;
@@ -170,7 +171,7 @@ impl WorkState {
     }
 
     pub(crate) fn has_unsettled(&self) -> bool {
-        !lock(&self.settlements).is_empty()
+        !self.settlements.lock().is_empty()
     }
 
     /// Records a batch of rows that commit together, which ended without a commit.
@@ -207,7 +208,7 @@ impl WorkState {
     fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>, uncommitted: u64) {
         let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
         let settlement = Settlement { id, ended: Instant::now(), table, charges, owner, uncommitted, error: None };
-        lock(&self.settlements).push(settlement);
+        self.settlements.lock().push(settlement);
     }
 
     /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own.
@@ -221,7 +222,7 @@ impl WorkState {
         };
         let completions = self.with_table(table, |state| state.completions);
         let count = {
-            let mut losses = lock(&self.row_losses);
+            let mut losses = self.row_losses.lock();
             let key = (table.name.clone(), key_text(&row.key), kind);
             let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
             losses.count = losses.count.saturating_add(1);
@@ -253,7 +254,7 @@ impl WorkState {
     pub(crate) fn blame_or_leave_out(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
         let completions = self.with_table(table, |state| state.completions);
         let losses = {
-            let losses = lock(&self.row_losses);
+            let losses = self.row_losses.lock();
             losses.get(&(table.name.clone(), key_text(&row.key), kind)).map(|losses| (losses.count, losses.completions))
         };
         let Some((count, completed_before)) = losses else { return false };
@@ -288,24 +289,24 @@ impl WorkState {
     /// the statement may be one that the database never supports.
     pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
         let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
-        lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
+        self.row_losses.lock().get(&row).is_some_and(|losses| losses.count % 2 == 0)
     }
 
     /// Records that the results of rows were written, or that the rows belong to another worker.
     pub(crate) fn forget_losses<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple>) {
-        let has_losses = !lock(&self.row_losses).is_empty();
+        let has_losses = !self.row_losses.lock().is_empty();
         if !has_losses && self.with_table(table, |state| state.refused_alone.is_empty()) {
             // The usual path makes no texts.
             return;
         }
         let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
-        lock(&self.row_losses).retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
+        self.row_losses.lock().retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
         self.with_table(table, |state| state.refused_alone.retain(|key| !keys.contains(key)));
     }
 
     /// Records a batch that lost its connection. True if its only row loses an attempt.
     fn lost_batch(&self, ended: &EndedBatch<'_>) -> bool {
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         let state = tables.entry(ended.table.name.clone()).or_default();
         state.losses += 1;
         if state.losses >= TOLERATED_LOSSES {
@@ -472,7 +473,7 @@ impl WorkState {
 
     /// The rows that are left out of claims, by table.
     pub(crate) fn left_out_rows(&self) -> Vec<LeftOutSummary> {
-        let tables = lock(&self.tables);
+        let tables = self.tables.lock();
         let mut found: Vec<LeftOutSummary> = tables.iter().filter_map(|(table, state)| state.summary(table)).collect();
         found.sort_by(|a, b| a.table.cmp(&b.table));
         found
@@ -480,12 +481,12 @@ impl WorkState {
 
     /// Returns true for the first call with this text.
     pub(crate) fn report_once(&self, what: String) -> bool {
-        lock(&self.reported).insert(what)
+        self.reported.lock().insert(what)
     }
 
     /// The settlements that are not written yet. `error` becomes the message of those that have none.
     pub(crate) fn pending(&self, error: Option<&str>) -> Vec<Settlement> {
-        let mut pending = lock(&self.settlements);
+        let mut pending = self.settlements.lock();
         for settlement in pending.iter_mut() {
             settlement.error = settlement.error.take().or_else(|| error.map(str::to_owned));
         }
@@ -495,7 +496,7 @@ impl WorkState {
     /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged, unless that happens
     /// too often, or they have failed by an error of their own.
     pub(crate) fn spare(&self, kind: ErrorKind) {
-        for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
+        for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
             settlement.charges.retain_mut(|charge| {
                 let is_own = charge.failure.is_some() || charge.cause.is_some();
@@ -510,7 +511,7 @@ impl WorkState {
     /// The run that ended may have failed because something is down that the service needs: rows in flight without an error of their
     /// own are not charged, and wait.
     pub(crate) fn postpone_unsettled(&self, wait: Duration) {
-        for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
+        for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
             settlement.charges.retain(|charge| {
                 let is_own = charge.failure.is_some() || charge.cause.is_some();
@@ -524,18 +525,14 @@ impl WorkState {
 
     /// Removes a settlement that was written.
     pub(crate) fn remove(&self, settlement: &Settlement) {
-        lock(&self.settlements).retain(|pending| pending.id != settlement.id);
+        self.settlements.lock().retain(|pending| pending.id != settlement.id);
     }
 
     fn with_table<T>(&self, table: &TableSql, change: impl FnOnce(&mut TableState) -> T) -> T {
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         if let Some(state) = tables.get_mut(&table.name) {
             return change(state);
         }
         change(tables.entry(table.name.clone()).or_default())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::runtime::status::{Activity, WaitReason};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
+use crate::sync::Mutex;
 
 impl Supervisor {
     /// Builds an instance, and handles a failure to build it. With the first instance, the schedule begins.
@@ -159,7 +160,7 @@ impl Supervisor {
         // Shared, so that the instance is still there if no thread starts.
         let instance = Arc::new(Mutex::new(self.instance.take()));
         let handed_over = instance.clone();
-        let take = move || handed_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = move || handed_over.lock().take();
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
         cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
@@ -177,7 +178,7 @@ impl Supervisor {
         };
         let (service, own_thread) = (self.cx.service.clone(), self.options.long_run().is_some());
         if let Err(error) = blocking::spawn(&service.shared, &service.id, own_thread, work) {
-            self.instance = instance.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.instance = instance.lock().take();
             return InvokeResult::Done(Err(Error::new(error)));
         }
         match self.invoker.invoke(pin!(&mut run), run_limit(&self.options)).await {

@@ -4,7 +4,7 @@
 //! threads: [`on_each_runtime`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -29,6 +29,7 @@ use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, Recovery};
 use crate::service::outcome::{Outcome, RunReport};
 use crate::service::state::ServiceState;
+use crate::sync::Mutex;
 
 mod extension;
 mod instances;
@@ -91,11 +92,11 @@ struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn push(&self, line: impl Into<String>) {
-        self.0.lock().expect("nothing panics while it is locked").push(line.into());
+        self.0.lock().push(line.into());
     }
 
     fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("nothing panics while it is locked").clone()
+        self.0.lock().clone()
     }
 
     fn count(&self, line: &str) -> usize {

@@ -60,11 +60,11 @@ impl Scripted {
     }
 
     fn will(&self, answers: impl IntoIterator<Item = Answer>) {
-        self.answers.lock().expect("nothing panics while it is locked").extend(answers);
+        self.answers.lock().extend(answers);
     }
 
     async fn answer(&self) -> Result<()> {
-        let answer = self.answers.lock().expect("nothing panics while it is locked").pop_front();
+        let answer = self.answers.lock().pop_front();
         match answer {
             None => Ok(()),
             Some(Answer::Error) => Err(Error::msg("not now")),
@@ -101,7 +101,7 @@ impl Extension for Scripted {
         self.log.push("last fire");
         Box::pin(async move {
             self.answer().await?;
-            Ok(self.last_fire.lock().expect("nothing panics while it is locked").unwrap_or(now))
+            Ok(self.last_fire.lock().unwrap_or(now))
         })
     }
 
@@ -460,7 +460,7 @@ mod fires {
             if begun.elapsed() < secs(30) { Err(Error::msg("no disk")) } else { Ok(()) }
         });
         let extension = in_one_log(&script);
-        *extension.last_fire.lock().unwrap() = Some(start());
+        *extension.last_fire.lock() = Some(start());
         let schedule = cron("* * * * *", CatchUp::Latest);
         let service = with(script, extension, Options { schedule, max_failures: 0, ..Options::default() });
         tokio::time::sleep(secs(119)).await;
@@ -483,7 +483,7 @@ mod fires {
                 Ok(Outcome::idle())
             });
             let extension = in_one_log(&script);
-            *extension.last_fire.lock().unwrap() = Some(start() - secs(3_600));
+            *extension.last_fire.lock() = Some(start() - secs(3_600));
             let schedule = cron("* * * * *", CatchUp::All);
             let service = with(script, extension, Options { schedule, ..Options::default() });
             tokio::time::sleep(secs(25)).await;

@@ -153,7 +153,7 @@ async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_i
     let released = Mutex::new(released);
     let script = Script::new().update_blocking(move |cx| {
         if cx.run == 1 {
-            let _ = released.lock().expect("nothing panics while it is locked").recv();
+            let _ = released.lock().recv();
         }
         Ok(Outcome::idle())
     });
@@ -181,12 +181,12 @@ async fn a_loop_that_is_dropped_reports_its_end() {
         let context: Arc<Mutex<Option<Context>>> = Arc::default();
         let kept = context.clone();
         let script = Script::new().update(move |cx| {
-            *kept.lock().expect("nothing panics while it is locked") = Some(cx);
+            *kept.lock() = Some(cx);
             std::future::pending()
         });
         let mut service = script.start(options());
         service.until(|state| state.status.in_run()).await;
-        let cx = context.lock().expect("nothing panics while it is locked").take().expect("a run has begun");
+        let cx = context.lock().take().expect("a run has begun");
         let (waiter, report) = oneshot::channel();
         service.inner.request_run(Some(waiter)).expect("it runs");
         if stopping {

@@ -287,7 +287,7 @@ async fn the_context_of_a_run_ends_with_the_run() {
         let kept = kept.clone();
         async move {
             if cx.run_number() == 1 {
-                *kept.lock().unwrap() = Some(cx);
+                *kept.lock() = Some(cx);
                 return fails();
             }
             cx.stopping().await;
@@ -297,7 +297,7 @@ async fn the_context_of_a_run_ends_with_the_run() {
     let service = script.start(options(LongRun::default()));
     tokio::time::sleep(secs(10)).await;
     assert_eq!(service.state(), ServiceState::Running);
-    let first = seen.lock().unwrap().take().unwrap();
+    let first = seen.lock().take().unwrap();
     assert!(first.is_stopping(), "its run is over, although the service runs");
     within_a_day(first.stopping()).await;
 }
@@ -306,7 +306,7 @@ async fn the_context_of_a_run_ends_with_the_run() {
 fn blocking_reader(closed: &Arc<AtomicBool>, thread: &Arc<Mutex<Option<String>>>) -> Script {
     let (closed, thread) = (closed.clone(), thread.clone());
     Script::new().update_blocking(move |cx| {
-        *thread.lock().unwrap() = std::thread::current().name().map(str::to_owned);
+        *thread.lock() = std::thread::current().name().map(str::to_owned);
         let close = closed.clone();
         cx.on_stop(move || close.store(true, Ordering::SeqCst));
         while !closed.load(Ordering::SeqCst) {
@@ -322,12 +322,12 @@ async fn blocking_code_has_a_thread_of_its_own_and_is_told_to_stop_by_a_closure(
     let (closed, thread) = (Arc::default(), Arc::default());
     let mut service = blocking_reader(&closed, &thread).start(options(LongRun::default()));
     service.until(|state| state.status.in_run()).await;
-    while thread.lock().unwrap().is_none() {
+    while thread.lock().is_none() {
         tokio::time::sleep(ms(1)).await;
     }
     service.stop();
     assert_eq!(service.ended().await, Exit::Stopped);
-    assert_eq!(thread.lock().unwrap().as_deref(), Some("job"));
+    assert_eq!(thread.lock().as_deref(), Some("job"));
     assert!(closed.load(Ordering::SeqCst));
     service.log.assert_one_cleanup_each();
 }
@@ -558,7 +558,7 @@ async fn what_an_earlier_start_has_left_changes_nothing() {
     let kept: Arc<Mutex<Vec<Context>>> = Arc::default();
     let contexts = kept.clone();
     let script = Script::new().update(move |cx| {
-        contexts.lock().expect("nothing panics while it is locked").push(cx.clone());
+        contexts.lock().push(cx.clone());
         async move {
             cx.stopping().await;
             Ok(Outcome::idle())
@@ -570,7 +570,7 @@ async fn what_an_earlier_start_has_left_changes_nothing() {
     assert_eq!(service.ended().await, Exit::Stopped);
     service = service.start_again();
     tokio::time::sleep(secs(1)).await;
-    let earlier = kept.lock().expect("nothing panics while it is locked")[0].clone();
+    let earlier = kept.lock()[0].clone();
     earlier.pause();
     earlier.stop();
     tokio::time::sleep(secs(1)).await;
