@@ -108,7 +108,7 @@ impl Events {
         let frames = self.subscribe(registry);
         let closed = self.closed.subscribe();
         let wants = query.health.then(|| WantsHealth::new(self));
-        let reader = Reader { frames, closed, query, _wants: wants };
+        let reader = StreamReader { frames, closed, query, _wants: wants };
         let frames = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
@@ -180,14 +180,14 @@ impl Drop for WantsHealth {
 }
 
 /// One reader.
-struct Reader {
+struct StreamReader {
     frames: broadcast::Receiver<Frame>,
     closed: watch::Receiver<()>,
     query: EventsQuery,
     _wants: Option<WantsHealth>,
 }
 
-impl Reader {
+impl StreamReader {
     /// Returns the next messages; an error is the last message; `None`: the server stops.
     async fn next(&mut self) -> Option<Result<Vec<Event>, Event>> {
         let received = {

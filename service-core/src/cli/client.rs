@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::admin::AdminInCode;
 use crate::cli::address::Address;
-use crate::cli::failure::Failure;
+use crate::cli::cli_error::CliError;
 use crate::humanize;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,17 +44,17 @@ impl Client {
     ///
     /// # Errors
     /// The address in the code is wrong, or ADMIN_TOKEN is not valid UTF-8.
-    pub(crate) fn new(given: Option<&Address>, code: AdminInCode) -> Result<Self, Failure> {
+    pub(crate) fn new(given: Option<&Address>, code: AdminInCode) -> Result<Self, CliError> {
         let address = match given {
             Some(address) => address.clone(),
             None => {
-                let wrong = |why| Failure::Refused(format!("the address of `.admin(…)` cannot be used: {why}"));
+                let wrong = |why| CliError::Refused(format!("the address of `.admin(…)` cannot be used: {why}"));
                 code.address.unwrap_or_default().parse().map_err(wrong)?
             }
         };
         let variable = match std::env::var("ADMIN_TOKEN") {
             Err(VarError::NotUnicode(_)) => {
-                return Err(Failure::Refused("the environment variable ADMIN_TOKEN is not valid UTF-8".to_owned()));
+                return Err(CliError::Refused("the environment variable ADMIN_TOKEN is not valid UTF-8".to_owned()));
             }
             variable => variable.ok(),
         };
@@ -64,12 +64,12 @@ impl Client {
         Ok(Self { address, token: given(variable).or(given(code.token)) })
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.request(Method::GET, path, Bytes::new(), READ_TIMEOUT).await
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| Failure::Refused(error.to_string()))?;
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Refused(error.to_string()))?;
         self.request(Method::POST, path, body.into(), CHANGE_TIMEOUT).await
     }
 
@@ -79,7 +79,7 @@ impl Client {
         path: &str,
         body: Bytes,
         limit: Duration,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CliError> {
         let request = Request::builder()
             .method(&method)
             .uri(format!("{}{path}", self.address.path))
@@ -89,16 +89,16 @@ impl Client {
             Some(token) => request.header(AUTHORIZATION, bearer(token)?),
             None => request,
         };
-        let request = request.body(Full::new(body)).map_err(|error| Failure::Refused(error.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|error| CliError::Refused(error.to_string()))?;
         let stream = self.connect().await?;
         let (status, answer) = match tokio::time::timeout(limit, exchange(stream, request)).await {
             Ok(answer) => answer.map_err(|error| self.is_no_admin_interface(&error.to_string()))?,
             Err(_) if method == Method::GET => {
                 let limit = humanize::long(limit);
-                return Err(Failure::Unreachable(format!("{} does not answer within {limit}", self.address)));
+                return Err(CliError::Unreachable(format!("{} does not answer within {limit}", self.address)));
             }
             Err(_) => {
-                return Err(Failure::Unreachable(format!(
+                return Err(CliError::Unreachable(format!(
                     "{} has not answered within {}; the command may still be carried out, see `status`",
                     self.address,
                     humanize::long(limit)
@@ -108,20 +108,20 @@ impl Client {
         self.read(status, &answer)
     }
 
-    async fn connect(&self) -> Result<TcpStream, Failure> {
+    async fn connect(&self) -> Result<TcpStream, CliError> {
         let connecting = TcpStream::connect((self.address.host.as_str(), self.address.port));
         let why = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => in_words(&error),
             Err(_) => format!("no answer within {}", humanize::long(CONNECT_TIMEOUT)),
         };
-        Err(Failure::Unreachable(format!(
+        Err(CliError::Unreachable(format!(
             "cannot reach {} ({why}): is the program running, with `.admin(…)`? `--address` or ADMIN_ADDR sets another address",
             self.address
         )))
     }
 
-    fn read<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, Failure> {
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, CliError> {
         if status.is_success() {
             return serde_json::from_slice(answer).map_err(|error| self.is_no_admin_interface(&error.to_string()));
         }
@@ -129,29 +129,29 @@ impl Client {
             return Err(self.is_no_admin_interface(&format!("it answers `{status}`")));
         };
         Err(match (status, &self.token) {
-            (StatusCode::NOT_FOUND, _) => Failure::NotFound(error),
+            (StatusCode::NOT_FOUND, _) => CliError::NotFound(error),
             (StatusCode::UNAUTHORIZED, None) => {
-                Failure::Refused(format!("the program at {} requires a token: set ADMIN_TOKEN", self.address))
+                CliError::Refused(format!("the program at {} requires a token: set ADMIN_TOKEN", self.address))
             }
             (StatusCode::UNAUTHORIZED, Some(_)) => {
-                Failure::Refused(format!("the token is not that of the program at {}: set ADMIN_TOKEN", self.address))
+                CliError::Refused(format!("the token is not that of the program at {}: set ADMIN_TOKEN", self.address))
             }
-            _ => Failure::Refused(error),
+            _ => CliError::Refused(error),
         })
     }
 
-    fn is_no_admin_interface(&self, why: &str) -> Failure {
-        Failure::Unreachable(format!(
+    fn is_no_admin_interface(&self, why: &str) -> CliError {
+        CliError::Unreachable(format!(
             "{} does not answer as an admin interface does ({why}): `--address` or ADMIN_ADDR sets another address",
             self.address
         ))
     }
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+fn bearer(token: &str) -> Result<HeaderValue, CliError> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
         let why = "the token (ADMIN_TOKEN, or `.admin_token(…)`) has characters that a header cannot contain";
-        Failure::Refused(why.to_owned())
+        CliError::Refused(why.to_owned())
     })?;
     value.set_sensitive(true);
     Ok(value)

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use crate::admin::AdminInCode;
 use crate::cli::args::{Action, Services, Target};
+use crate::cli::cli_error::CliError;
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
 use crate::cli::remote::Done;
 use crate::cli::terminal::{self, Terminal};
 use crate::cli::{local, remote};
@@ -87,13 +87,13 @@ impl Services {
             Ok(done) => match terminal::print(&done.text) {
                 Ok(()) if done.succeeded => ExitCode::SUCCESS,
                 Ok(()) => ExitCode::FAILURE,
-                Err(error) => report(&Failure::Refused(format!("the result cannot be written: {error}"))),
+                Err(error) => report(&CliError::Refused(format!("the result cannot be written: {error}"))),
             },
             Err(failure) => report(&failure),
         }
     }
 
-    async fn carry_out(self, mut builder: impl IntoBuilder, terminal: Terminal) -> std::result::Result<Done, Failure> {
+    async fn carry_out(self, mut builder: impl IntoBuilder, terminal: Terminal) -> std::result::Result<Done, CliError> {
         let code = builder.admin_in_code();
         let client = |target: &Target| Client::new(target.address(), code);
         match &self.action {
@@ -117,7 +117,7 @@ impl Services {
     }
 }
 
-fn report(failure: &Failure) -> ExitCode {
+fn report(failure: &CliError) -> ExitCode {
     // Nothing can be done if standard error is closed.
     let _ = terminal::complain(&failure.to_string());
     failure.exit_code()

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::admin;
 use crate::cli::args::{Output, Services};
-use crate::cli::failure::Failure;
+use crate::cli::cli_error::CliError;
 use crate::cli::remote::Done;
 use crate::cli::run_summary::RunSummary;
 use crate::cli::terminal::Terminal;
@@ -43,12 +43,12 @@ impl From<Explanation> for Listed {
 }
 
 /// Builds the registry. Nothing is served, so no address of an admin interface has to be usable.
-async fn build(builder: RegistryBuilder) -> Result<ServiceRegistry, Failure> {
+async fn build(builder: RegistryBuilder) -> Result<ServiceRegistry, CliError> {
     Ok(builder.without_admin_server().build().await?)
 }
 
 /// `list`
-pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
+pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Terminal) -> Result<Done, CliError> {
     let services = build(builder).await?;
     let explained = services.list().into_iter().filter_map(|id| services.get(&id)).map(|service| service.explain());
     let listed: Vec<Listed> = explained.map(Listed::from).collect();
@@ -66,7 +66,7 @@ pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Te
 }
 
 /// `run-once`
-pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, Failure> {
+pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, CliError> {
     let services = build(builder).await?;
     // A signal drains the run, also if it arrives as the run begins.
     listen(&services)?;
@@ -82,7 +82,7 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
 }
 
 /// `alerts`
-pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, Failure> {
+pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, CliError> {
     let rules = admin::alert_rules(&build(builder).await?);
     let rules = match job {
         Some(job) => rules.job(job),
@@ -92,7 +92,7 @@ pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Resul
 }
 
 /// `grafana`
-pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, Failure> {
+pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, CliError> {
     let dashboard = admin::grafana_dashboard(&build(builder).await?);
     Ok(Done { text: dashboard + "\n", succeeded: true })
 }

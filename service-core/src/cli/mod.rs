@@ -80,9 +80,9 @@
 
 mod address;
 mod args;
+mod cli_error;
 mod client;
 mod execute;
-mod failure;
 mod local;
 mod program;
 mod remote;

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::args::{Change, Output};
+use crate::cli::cli_error::CliError;
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
 use crate::cli::run_summary::RunSummary;
 use crate::cli::status::{self, Run};
 use crate::cli::terminal::{self, Terminal};
@@ -25,9 +25,13 @@ pub(crate) struct Done {
 
 impl Done {
     /// Returns the value as JSON, or the text.
-    pub(crate) fn new(output: &Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        output: &Output,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<Self, CliError> {
         let text = if output.json {
-            let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Refused(error.to_string()))?;
+            let json = serde_json::to_string_pretty(value).map_err(|error| CliError::Refused(error.to_string()))?;
             terminal::clean_json(&json) + "\n"
         } else {
             text()
@@ -43,7 +47,7 @@ pub(crate) async fn status(
     check: bool,
     output: &Output,
     terminal: Terminal,
-) -> Result<Done, Failure> {
+) -> Result<Done, CliError> {
     let is_ill = |health: &ServiceHealth| health.status == HealthStatus::Unhealthy && !health.optional;
     let Some(id) = id else {
         let mut services: Vec<ServiceHealth> = client.get("/services").await?;
@@ -58,7 +62,7 @@ pub(crate) async fn status(
 }
 
 /// `explain`
-pub(crate) async fn explain(client: &Client, id: &str, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
+pub(crate) async fn explain(client: &Client, id: &str, output: &Output, terminal: Terminal) -> Result<Done, CliError> {
     let explanation: Explanation = of_service(client, id, client.get(&path(id, "/explain")).await).await?;
     Done::new(output, &explanation, || {
         let mut text = terminal.paragraph(0, &explanation.title());
@@ -93,13 +97,13 @@ struct RunAnswer {
 }
 
 /// `start`, `stop`, `pause`, `resume`, `wake`, `reset`
-pub(crate) async fn change(client: &Client, command: &str, change: &Change) -> Result<Done, Failure> {
+pub(crate) async fn change(client: &Client, command: &str, change: &Change) -> Result<Done, CliError> {
     let health: ServiceHealth = post(client, command, change).await?;
     Done::new(&change.output, &health, || status::line(&health))
 }
 
 /// `run`
-pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failure> {
+pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, CliError> {
     let RunAnswer { state, report } = post(client, "run", change).await?;
     let summary = match report {
         Some(report) => RunSummary { service_id: change.id.clone(), ..report },
@@ -109,7 +113,7 @@ pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failur
     Ok(Done { succeeded: !summary.has_failed(), ..done })
 }
 
-async fn post<T: DeserializeOwned>(client: &Client, command: &str, change: &Change) -> Result<T, Failure> {
+async fn post<T: DeserializeOwned>(client: &Client, command: &str, change: &Change) -> Result<T, CliError> {
     let author = Author { by: change.by.clone().or_else(user), why: change.why.as_deref() };
     let answer = client.post(&path(&change.id, &format!("/{command}")), &author).await;
     of_service(client, &change.id, answer).await
@@ -126,11 +130,11 @@ fn path(id: &str, rest: &str) -> String {
 }
 
 /// Adds the nearest id to the error if there is no such service.
-async fn of_service<T>(client: &Client, id: &str, answer: Result<T, Failure>) -> Result<T, Failure> {
-    let Err(Failure::NotFound(why)) = answer else { return answer };
+async fn of_service<T>(client: &Client, id: &str, answer: Result<T, CliError>) -> Result<T, CliError> {
+    let Err(CliError::NotFound(why)) = answer else { return answer };
     let services: Vec<ServiceHealth> = client.get("/services").await.unwrap_or_default();
     let near = suggest::nearest(id, services.iter().map(|health| health.service_id.as_str()));
-    Err(Failure::NotFound(match near {
+    Err(CliError::NotFound(match near {
         Some(near) => format!("{why}, did you mean `{near}`?"),
         None => format!("{why}; `status` shows all services"),
     }))

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::lease_table::LeaseTable;
 use crate::cluster::replica_table::{Replica, ReplicaService};
-use crate::cluster::request_table::{Action, Progress, Request, VOID_AFTER};
+use crate::cluster::request_table::{Action, Request, RequestProgress, VOID_AFTER};
 use crate::cluster::sharing;
 use crate::log::debug;
 use crate::observe::health;
@@ -350,13 +350,13 @@ impl Fleet {
         loop {
             let changed = self.answered.notified();
             match self.table.read_progress(&id, LIMIT).await {
-                Ok(Progress::Done(report)) => return Ok(report),
-                Ok(Progress::Void) => return fail("was requested, and no replica has taken the request"),
-                Ok(Progress::Gone) => {
+                Ok(RequestProgress::Done(report)) => return Ok(report),
+                Ok(RequestProgress::Void) => return fail("was requested, and no replica has taken the request"),
+                Ok(RequestProgress::Gone) => {
                     return fail("may still be in progress: its request is no longer stored, so its result is unknown");
                 }
-                Ok(Progress::Open | Progress::Taken { is_holder: true }) => lost = None,
-                Ok(Progress::Taken { is_holder: false }) => _ = lost.get_or_insert_with(Instant::now),
+                Ok(RequestProgress::Open | RequestProgress::Taken { is_holder: true }) => lost = None,
+                Ok(RequestProgress::Taken { is_holder: false }) => _ = lost.get_or_insert_with(Instant::now),
                 Err(error) if answered.elapsed() > VOID_AFTER => return Err(error),
                 Err(_) => {
                     let _ = timeout(POLL_INTERVAL, changed).await;

@@ -50,7 +50,7 @@ pub(super) struct Request {
 
 /// How far a request for a run is.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(super) enum RequestProgress {
     /// No replica has taken it yet.
     Open,
     /// No replica has taken it in time.
@@ -192,7 +192,7 @@ impl LeaseTable {
     }
 
     /// Reads how far a request for a run is.
-    pub(super) async fn read_progress(&self, id: &str, limit: Duration) -> Result<Progress> {
+    pub(super) async fn read_progress(&self, id: &str, limit: Duration) -> Result<RequestProgress> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
             let sql = format!(
                 "SELECT taken_by, report, CASE WHEN requested_at > {} - $2 THEN 1 ELSE 0 END AS is_open, \
@@ -204,15 +204,15 @@ impl LeaseTable {
                 self.now()
             );
             let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into(), self.boot()])).await?;
-            let Some(row) = row else { return Ok(Progress::Gone) };
+            let Some(row) = row else { return Ok(RequestProgress::Gone) };
             let (taken, report): (Option<String>, Option<String>) =
                 (row.try_get("", "taken_by")?, row.try_get("", "report")?);
             let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
             Ok(match (report, taken) {
-                (Some(report), _) => Progress::Done(report_of(serde_json::from_str(&report)?)),
-                (None, Some(_)) => Progress::Taken { is_holder: flag("is_holder")? },
-                (None, None) if flag("is_open")? => Progress::Open,
-                (None, None) => Progress::Void,
+                (Some(report), _) => RequestProgress::Done(report_of(serde_json::from_str(&report)?)),
+                (None, Some(_)) => RequestProgress::Taken { is_holder: flag("is_holder")? },
+                (None, None) if flag("is_open")? => RequestProgress::Open,
+                (None, None) => RequestProgress::Void,
             })
         });
         read.await

@@ -30,7 +30,7 @@ use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
 use crate::runtime::probe::Probe;
-use crate::runtime::registration::{Place, RegisteredService, Registration};
+use crate::runtime::registration::{RegisteredAt, RegisteredService, Registration};
 use crate::runtime::resource::{DATABASE, Resource, unknown_need};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Polls, Shared, SharedStates};
@@ -626,7 +626,7 @@ fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
 }
 
 /// The message for a service whose id is the name of another type.
-pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: &ServiceDescriptor) -> String {
+pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: RegisteredAt, other: &ServiceDescriptor) -> String {
     format!(
         "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \
          would configure both; give the service another id, or the type another `name`",

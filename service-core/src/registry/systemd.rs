@@ -1,4 +1,4 @@
-//! [`Notifier`]: tells systemd when the services are ready, reload and stop, and how they are, if the program runs as a unit with
+//! [`SystemdNotifier`]: tells systemd when the services are ready, reload and stop, and how they are, if the program runs as a unit with
 //! `Type=notify` or `Type=notify-reload`.
 //!
 //! systemd passes the address of a socket in the environment variable `NOTIFY_SOCKET`; without it, nothing is done. The tricky
@@ -35,18 +35,18 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const NAMED: usize = 3;
 
 inventory::submit! {
-    CompanionBuilder { build: |_, environment| Ok(Arc::new(Notifier::new(environment))) }
+    CompanionBuilder { build: |_, environment| Ok(Arc::new(SystemdNotifier::new(environment))) }
 }
 
 /// Tells systemd about the services of one registry.
-pub(crate) struct Notifier {
+pub(crate) struct SystemdNotifier {
     /// `None`: the program does not run under systemd, or not as a unit that wants messages.
     socket: Option<Arc<Socket>>,
     /// The watchdog and the status line.
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Notifier {
+impl SystemdNotifier {
     fn new(environment: Environment<'_>) -> Self {
         let address = environment.iter().find(|(name, _)| name == "NOTIFY_SOCKET");
         let address = address.map(|(_, value)| value).filter(|value| !value.is_empty());
@@ -61,7 +61,7 @@ impl Notifier {
     }
 }
 
-impl Companion for Notifier {
+impl Companion for SystemdNotifier {
     fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>> {
         Box::pin(std::future::ready(self.spawn(registry)))
     }
@@ -85,7 +85,7 @@ impl Companion for Notifier {
     }
 }
 
-impl Notifier {
+impl SystemdNotifier {
     /// Starts the tasks on the runtime of the services.
     fn spawn(&self, registry: &ServiceRegistry) -> Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
@@ -104,9 +104,9 @@ impl Notifier {
     }
 }
 
-impl fmt::Debug for Notifier {
+impl fmt::Debug for SystemdNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Notifier").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("SystemdNotifier").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_cannot_be_used_is_none() {
-        let of = |value: &str| Notifier::new(&[("NOTIFY_SOCKET".into(), value.into())]).socket.is_some();
+        let of = |value: &str| SystemdNotifier::new(&[("NOTIFY_SOCKET".into(), value.into())]).socket.is_some();
         assert!(of("/run/systemd/notify") && of("@notify"));
         assert!(!of("") && !of(&"x".repeat(300)));
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::options::Options;
-use crate::runtime::registration::{Place, RegisteredService};
+use crate::runtime::registration::{RegisteredAt, RegisteredService};
 
 /// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which depends
 /// on all of them.
@@ -206,7 +206,7 @@ pub(crate) struct Node<'a> {
     pub(crate) depends_on: &'a [String],
     /// Its dependencies have to exist. Those of an old service may have been unregistered.
     pub(crate) is_new: bool,
-    pub(crate) place: Place,
+    pub(crate) place: RegisteredAt,
 }
 
 impl<'a> Node<'a> {

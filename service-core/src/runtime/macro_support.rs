@@ -17,7 +17,7 @@ use crate::service::literal::Literal;
 use crate::service::outcome::Outcome;
 
 /// The place of an attribute: module, file and line.
-pub(crate) type Place = (&'static str, &'static str, u32);
+pub(crate) type AttributePlace = (&'static str, &'static str, u32);
 
 /// The place of the attribute whose generated code calls this.
 #[doc(hidden)]
@@ -36,7 +36,7 @@ pub const POSSIBLE_SETTINGS: SettingsType = POSSIBLE;
 
 /// Builds the descriptor of `S`.
 pub const fn descriptor<S: Service>(
-    (module_path, file, line): Place,
+    (module_path, file, line): AttributePlace,
     attributes: &'static [(&'static str, Literal)],
     settings: Option<SettingsType>,
     long_running: bool,

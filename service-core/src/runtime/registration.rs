@@ -38,17 +38,17 @@ pub(crate) struct Registration {
     pub(crate) while_running: bool,
     /// The closure that builds it may read settings, so their keys are not known.
     pub(crate) undeclared_settings: bool,
-    pub(crate) place: Place,
+    pub(crate) place: RegisteredAt,
 }
 
 /// Where a service was registered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+pub(crate) enum RegisteredAt {
     Attribute(&'static ServiceDescriptor),
     Call(&'static Location<'static>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RegisteredAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attribute(descriptor) => write!(f, "{}:{}", descriptor.file, descriptor.line),
@@ -153,7 +153,7 @@ impl Registration {
         Ok(Self::by_hand::<S>(id, Factory::Build(build)))
     }
 
-    pub(crate) fn new(id: &str, descriptor: &'static ServiceDescriptor, factory: Factory, place: Place) -> Self {
+    pub(crate) fn new(id: &str, descriptor: &'static ServiceDescriptor, factory: Factory, place: RegisteredAt) -> Self {
         Self {
             id: id.to_owned(),
             descriptor,
@@ -171,7 +171,7 @@ impl Registration {
 
     /// Creates the registration of an annotated service that is linked into the program. `None`: it cannot be built.
     pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
-        Some(Self::new(descriptor.id, descriptor, Factory::Build(build?), Place::Attribute(descriptor)))
+        Some(Self::new(descriptor.id, descriptor, Factory::Build(build?), RegisteredAt::Attribute(descriptor)))
     }
 
     /// Returns the target for which its configuration is resolved.
@@ -225,7 +225,7 @@ impl Registration {
 
     #[track_caller]
     fn by_hand<S: Service>(id: &str, factory: Factory) -> Self {
-        Self::new(id, S::DESCRIPTOR, factory, Place::Call(Location::caller()))
+        Self::new(id, S::DESCRIPTOR, factory, RegisteredAt::Call(Location::caller()))
     }
 
     /// # Errors
@@ -257,7 +257,7 @@ pub(crate) struct RegisteredService {
     kept: OnceLock<Box<KeptValues>>,
     /// The service whose instance this one belongs to.
     parent: Option<Weak<RegisteredService>>,
-    pub(crate) place: Place,
+    pub(crate) place: RegisteredAt,
 }
 
 impl RegisteredService {

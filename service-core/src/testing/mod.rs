@@ -6,7 +6,11 @@
 //!
 //! A real database does not work with a paused clock by itself; a bed with a database holds the clock (`virtual_clock`).
 
+mod clock_gate;
+mod patience;
+mod settle;
 mod stall;
+mod test_clock;
 mod virtual_clock;
 
 use std::any::Any;
@@ -33,7 +37,8 @@ use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::sync::Mutex;
 use crate::testing::stall::Alarm;
-use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock, TimeBeside};
+use crate::testing::test_clock::TestClock;
+use crate::testing::virtual_clock::{HeldClock, HeldTime, TimeBeside};
 
 /// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
 /// seed.
@@ -373,8 +378,8 @@ impl TestBed {
             }
             None => {
                 let passing = async {
-                    virtual_clock::moving_beside(end).await;
-                    virtual_clock::settle(&inner.services).await;
+                    clock_gate::moving_beside(end).await;
+                    settle::settle(&inner.services).await;
                 };
                 alarm.watch(std::slice::from_ref(&inner.services), passing).await;
             }
@@ -427,7 +432,7 @@ impl TestBed {
         };
         let result = match self.held_clock() {
             Some(clock) => clock.moving(&inner.services, &*inner.extension, run).await,
-            None => virtual_clock::moving_beside(run).await,
+            None => clock_gate::moving_beside(run).await,
         };
         let duration = started.elapsed();
         let (outcome, error) = match result {

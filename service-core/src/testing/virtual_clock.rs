@@ -1,4 +1,4 @@
-//! Virtual time: the wall clock of the test bed, and virtual time with a real database.
+//! [`HeldClock`]: virtual time with a real database.
 //!
 //! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for real
 //! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock, unless a caller waits
@@ -9,11 +9,10 @@
 //! asked whether it executes a statement. Where the pool is not known, or the database cannot be asked, silence has to do. If
 //! nothing is in flight although a connection is in use, the clock moves by small steps.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak, mpsc};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -22,67 +21,25 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::clock_gate::{ClockGate, Moving, moving_beside};
+use super::patience::{LONG_SILENCE, Patience, QUICK, QUIET, SHORT_SILENCE, real_time_passes};
+use super::settle::settle;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
-use crate::runtime::clock::TimeSource;
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
-use crate::runtime::shared::Polls;
-use crate::service::state::ServiceState;
 use crate::sync::Mutex;
 
 /// How far the clock moves at most if it is not known whether a statement is in flight.
 const STEP: Duration = Duration::from_millis(250);
-/// The silence before a step if nothing is known about the pool, or after a step that changed nothing, in moments of real time.
-const SHORT_SILENCE: u32 = 20;
-/// The silence before the database is asked what it does.
-const ASK_SILENCE: u32 = 1_000;
-/// The silence before the first step while a transaction is open whose user sleeps: a statement may wait for its lock.
-const LOCK_SILENCE: u32 = 5_000;
-/// The same without one. A statement is slow, or it is a transaction of the pool's own whose user sleeps.
-const LONG_SILENCE: u32 = 20_000;
 /// While a run uses the database, changes in the framework's tables are read this often.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
-
-/// A wall clock that can be set, and moves with tokio's clock.
-#[derive(Clone, Debug)]
-pub(super) struct TestClock {
-    /// The wall clock was set to this time at this moment.
-    set: Arc<Mutex<(SystemTime, Instant)>>,
-    started: Instant,
-}
-
-impl TestClock {
-    pub(super) fn at(wall: SystemTime) -> Self {
-        let now = Instant::now();
-        Self { set: Arc::new(Mutex::new((wall, now))), started: now }
-    }
-
-    pub(super) fn set(&self, wall: SystemTime) {
-        *self.set.lock() = (wall, Instant::now());
-    }
-}
-
-impl TimeSource for TestClock {
-    fn now(&self) -> SystemTime {
-        let (wall, at) = *self.set.lock();
-        wall + Instant::now().saturating_duration_since(at)
-    }
-
-    fn is_virtual(&self) -> bool {
-        true
-    }
-
-    fn elapsed(&self) -> Option<Duration> {
-        Some(Instant::now().saturating_duration_since(self.started))
-    }
-}
 
 /// Holds a paused clock, until it is dropped, unless a caller waits for services and no work in real time goes on.
 #[derive(Debug)]
 pub(crate) struct HeldClock {
     runtime: Handle,
-    hold: Arc<Mutex<Hold>>,
+    gate: Arc<Mutex<ClockGate>>,
     /// The bed has been dropped.
     has_ended: AtomicBool,
     work: OnceLock<Arc<dyn RealWork>>,
@@ -94,45 +51,6 @@ pub(crate) struct HeldClock {
     refreshed: Mutex<Refreshed>,
     /// The registries on this clock: one, or several replicas.
     registries: Mutex<Vec<Weak<RegistryInner>>>,
-}
-
-/// What holds a clock. All beds of a runtime share it, since a caller that waits for one of them lets time move for all.
-#[derive(Debug, Default)]
-struct Hold {
-    /// The runtime of the clock.
-    runtime: Option<Handle>,
-    /// Keeps a blocking task waiting, and tokio's clock does not advance while there is one.
-    blocking: Option<mpsc::Sender<()>>,
-    /// The callers that let time move.
-    movers: usize,
-    /// The beds that hold the clock.
-    beds: usize,
-}
-
-thread_local! {
-    /// A clock can only be paused on a runtime of one thread.
-    static HOLD: RefCell<Weak<Mutex<Hold>>> = RefCell::default();
-}
-
-impl Hold {
-    fn of_this_thread() -> Arc<Mutex<Self>> {
-        HOLD.with_borrow_mut(|known| {
-            known.upgrade().unwrap_or_else(|| {
-                let hold = Arc::default();
-                *known = Arc::downgrade(&hold);
-                hold
-            })
-        })
-    }
-
-    /// Holds the clock, unless a caller lets it move.
-    fn hold(&mut self) {
-        if let Some(runtime) = self.runtime.as_ref().filter(|_| self.beds > 0 && self.movers == 0) {
-            let (release, released) = mpsc::channel::<()>();
-            runtime.spawn_blocking(move || released.recv());
-            self.blocking = Some(release);
-        }
-    }
 }
 
 /// The last time when the framework's tables were read.
@@ -150,7 +68,7 @@ impl HeldClock {
         }
         let clock = Arc::new(Self {
             runtime: Handle::current(),
-            hold: Hold::of_this_thread(),
+            gate: ClockGate::of_this_thread(),
             has_ended: AtomicBool::new(false),
             work: OnceLock::new(),
             begins: Notify::new(),
@@ -159,12 +77,7 @@ impl HeldClock {
             refreshed: Mutex::default(),
             registries: Mutex::default(),
         });
-        {
-            let mut hold = clock.hold.lock();
-            hold.runtime = Some(Handle::current());
-            hold.beds += 1;
-            hold.hold();
-        }
+        clock.gate.lock().add_bed();
         tokio::spawn(keep(clock.clone()));
         Some(clock)
     }
@@ -184,11 +97,7 @@ impl HeldClock {
     /// From now on the clock is not held.
     pub(super) fn end(&self) {
         if !self.has_ended.swap(true, Ordering::SeqCst) {
-            let mut hold = self.hold.lock();
-            hold.beds = hold.beds.saturating_sub(1);
-            if hold.beds == 0 {
-                hold.blocking = None;
-            }
+            self.gate.lock().remove_bed();
         }
         self.begins.notify_waiters();
     }
@@ -244,7 +153,7 @@ impl HeldClock {
 
     /// Lets time move while it is polled, and reads the framework's tables when that is due. It never ends.
     async fn drive<T>(&self, services: &Arc<Services>, extension: &dyn Extension) -> T {
-        let _moving = Moving::new(self.hold.clone());
+        let _moving = Moving::new(self.gate.clone());
         let mut patience = Patience::default();
         loop {
             let begins = self.begins.notified();
@@ -388,95 +297,6 @@ async fn keep(clock: Arc<HeldClock>) {
     }
 }
 
-/// A caller that lets time move.
-struct Moving(Arc<Mutex<Hold>>);
-
-impl Moving {
-    fn new(shared: Arc<Mutex<Hold>>) -> Self {
-        {
-            let mut hold = shared.lock();
-            hold.movers += 1;
-            hold.blocking = None;
-        }
-        Self(shared)
-    }
-}
-
-impl Drop for Moving {
-    fn drop(&mut self) {
-        let mut hold = self.0.lock();
-        hold.movers = hold.movers.saturating_sub(1);
-        hold.hold();
-    }
-}
-
-/// Awaits `work` of a bed that does not hold the clock. If another bed of the runtime does, lets time move.
-pub(super) async fn moving_beside<T>(work: impl Future<Output = T>) -> T {
-    let _moving = Moving::new(Hold::of_this_thread());
-    work.await
-}
-
-/// How long nothing has happened, in real time. A busy machine lengthens it.
-#[derive(Debug, Default)]
-struct Patience {
-    seen: Option<(RealWorkState, u64)>,
-    /// How many moments of real time have passed.
-    silence: u32,
-    /// The clock has moved since, and nothing happened.
-    has_moved: bool,
-}
-
-impl Patience {
-    fn is_over(&mut self, state: RealWorkState, begun: u64) -> bool {
-        if self.seen != Some((state, begun)) {
-            *self = Self { seen: Some((state, begun)), ..Self::default() };
-        }
-        self.silence += 1;
-        let most = match state {
-            _ if self.has_moved => SHORT_SILENCE,
-            RealWorkState { active: None, .. } => SHORT_SILENCE,
-            RealWorkState { waiting: 0, .. } => LONG_SILENCE,
-            _ => LOCK_SILENCE,
-        };
-        let is_over = self.silence > most + QUICK;
-        if is_over {
-            self.end();
-        }
-        is_over
-    }
-
-    /// Whether it has lasted so long that the database should be asked.
-    fn may_ask(&self) -> bool {
-        !self.has_moved && self.silence == QUICK + ASK_SILENCE
-    }
-
-    /// The silence begins anew.
-    fn renew(&mut self) {
-        self.silence = 0;
-    }
-
-    /// The silence is over: the clock may move.
-    fn end(&mut self) {
-        (self.silence, self.has_moved) = (QUICK, true);
-    }
-}
-
-/// No work goes on if there is none for so many turns of the runtime.
-const QUIET: u32 = 64;
-/// So many moments take no more than a turn of the runtime, since most statements are short.
-const QUICK: u32 = 200;
-
-/// Waits a moment in real time: a millisecond, or less at first. The clock does not advance.
-async fn real_time_passes(silence: u32) {
-    if silence < QUICK {
-        return tokio::task::yield_now().await;
-    }
-    let moment = if silence < QUICK + SHORT_SILENCE { Duration::from_micros(50) } else { Duration::from_millis(1) };
-    // Not in place, so that the runtime notices what happens in the meantime. If the blocking pool has shut down, the test is
-    // ending.
-    let _ = tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await;
-}
-
 /// Waits until work begins, or until a moment of virtual time.
 async fn wait(begins: impl Future<Output = ()>, until: Option<Instant>) {
     match until {
@@ -508,52 +328,6 @@ impl VirtualTime for TimeBeside {
     fn is_held(&self) -> bool {
         false
     }
-}
-
-/// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of real time.
-pub(super) async fn settle(services: &Services) {
-    for _ in 0..10_000 {
-        if !is_behind(services) {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    // Blocking code that waits for virtual time in its own way does not end.
-    let mut silence = 0;
-    loop {
-        until_quiet(services).await;
-        if services.shared.holds.longest().is_none() || silence >= LOCK_SILENCE {
-            break;
-        }
-        while services.shared.holds.longest().is_some() && silence < LOCK_SILENCE {
-            real_time_passes(silence).await;
-            silence += 1;
-        }
-    }
-}
-
-/// Waits until no service's code has been polled for some turns of the runtime.
-async fn until_quiet(services: &Services) {
-    let polls = || services.shared.polls.as_ref().map(Polls::all);
-    let (mut seen, mut turns) = (polls(), 0);
-    while turns < QUIET {
-        tokio::task::yield_now().await;
-        turns += 1;
-        let now = polls();
-        if now != seen {
-            (seen, turns) = (now, 0);
-        }
-    }
-}
-
-/// Whether a waiting loop has something to do at this very moment.
-fn is_behind(services: &Services) -> bool {
-    let now = Instant::now();
-    services.all().iter().any(|service| {
-        let state = service.inner.lock();
-        let is_due = state.state() != ServiceState::Paused && state.status.next_due.is_some_and(|due| due <= now);
-        state.status.at_rest && (is_due || !state.is_at_rest())
-    })
 }
 
 fn is_paused() -> bool {
@@ -647,7 +421,11 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(*work.executes.lock(), 0, "time moved although a statement was executed");
         // Far less than the silence that is needed if the database cannot be asked.
-        assert!(real.elapsed() >= Duration::from_millis(2 * u64::from(ASK_SILENCE)), "{:?}", real.elapsed());
+        assert!(
+            real.elapsed() >= Duration::from_millis(2 * u64::from(crate::testing::patience::ASK_SILENCE)),
+            "{:?}",
+            real.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]

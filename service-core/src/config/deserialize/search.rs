@@ -84,7 +84,7 @@ struct FurthestError {
 /// The state of the search: how many requests are answered, how many answers have another type than in the file, and
 /// the last request.
 #[derive(Clone, Default)]
-struct Progress {
+struct SearchProgress {
     answers: usize,
     retyped: usize,
     last: Option<Request>,
@@ -92,7 +92,7 @@ struct Progress {
     declined: Vec<usize>,
 }
 
-impl Progress {
+impl SearchProgress {
     fn after(&self, request: &Request, form: &Form) -> Self {
         let retyped = self.retyped + usize::from(form.retyped);
         Self { answers: self.answers + 1, retyped, ..self.stopped_at(request) }
@@ -148,7 +148,7 @@ impl<'a> Search<'a> {
     /// The error of the attempt that got furthest.
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
         let mut found = SearchResult { best: None, failure: None };
-        self.explore(Progress::default(), &mut found);
+        self.explore(SearchProgress::default(), &mut found);
         let typed = self.probes.iter().filter(|probe| probe.secret);
         let mut texts = Vec::from_iter(std::mem::take(&mut self.secrets));
         typed.for_each(|probe| secrets::collect(&probe.value, true, &mut texts));
@@ -175,7 +175,7 @@ impl<'a> Search<'a> {
 
     /// Reads the settings as they are now, and answers every request that comes up. Returns whether no better reading
     /// can exist.
-    fn explore(&mut self, mut progress: Progress, found: &mut SearchResult) -> bool {
+    fn explore(&mut self, mut progress: SearchProgress, found: &mut SearchResult) -> bool {
         loop {
             if self.attempts >= MOST_ATTEMPTS {
                 return true;
@@ -222,7 +222,13 @@ impl<'a> Search<'a> {
     }
 
     /// Tries each form as the answer to one request. Returns whether no better reading can exist.
-    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut SearchResult) -> bool {
+    fn choose(
+        &mut self,
+        request: &Request,
+        forms: &[Form],
+        progress: &SearchProgress,
+        found: &mut SearchResult,
+    ) -> bool {
         if forms.is_empty() {
             self.note(request.refuse(&self.probes[request.probe].value), 1, &progress.stopped_at(request), found);
         }
@@ -245,7 +251,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the error if no earlier attempt got as far.
-    fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut SearchResult) {
+    fn note(&mut self, error: Error, errors: usize, progress: &SearchProgress, found: &mut SearchResult) {
         if found.failure.as_ref().is_some_and(|known| known.answers >= progress.answers) {
             return;
         }

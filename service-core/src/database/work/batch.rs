@@ -15,7 +15,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::attempt::RowRef;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::key_check;
-use crate::database::work::lease::{self, Lease};
+use crate::database::work::lease::{self, RowLease};
 use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
 use crate::database::work::sql_text::key_text;
@@ -58,7 +58,7 @@ impl<E: EntityTrait> Unlent<E> {
 
     /// Takes the next row. If the claims have expired, drops all rows, because other workers may have claimed them.
     pub(super) fn take(&mut self, settler: &Settler) -> Option<ClaimedRow<E>> {
-        if !self.rows.is_empty() && settler.lease.as_ref().is_some_and(Lease::is_lost) {
+        if !self.rows.is_empty() && settler.lease.as_ref().is_some_and(RowLease::is_lost) {
             let (table, rows, service_id) = (&settler.table.name, self.rows.len(), &*settler.service_db.service_id);
             crate::log::warn!(
                 service.id = service_id,
@@ -173,7 +173,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         batch
     }
 
-    fn lease(&self) -> Option<&Lease> {
+    fn lease(&self) -> Option<&RowLease> {
         self.settler.lease.as_ref()
     }
 

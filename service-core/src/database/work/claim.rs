@@ -21,7 +21,7 @@ use crate::database::work::batch::Batch;
 use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
-use crate::database::work::lease::{self, ClaimRow, Lease};
+use crate::database::work::lease::{self, ClaimRow, RowLease};
 use crate::database::work::left_out::{LeftOut, MOST_LEFT_OUT};
 use crate::database::work::row::{
     ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_columns, key_in, key_of, read,
@@ -56,7 +56,7 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
 }
 
 /// How many rows are claimed, and which.
-struct Query<E: EntityTrait> {
+struct ClaimQuery<E: EntityTrait> {
     wanted: u64,
     due: DueRows<E>,
 }
@@ -67,7 +67,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 
     /// Prepares a claim: inspects the table, and settles the rows of ended runs.
-    async fn prepare(&self, table: &TableSql) -> Result<Query<E>> {
+    async fn prepare(&self, table: &TableSql) -> Result<ClaimQuery<E>> {
         let work = &self.service_db.work;
         inspect::<E>(&self.service_db, table).await?;
         self.service_db.retained.add::<E>(table);
@@ -96,11 +96,11 @@ impl<E: WorkItem> ClaimRequest<E> {
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };
-        Ok(Query { wanted: size.rows, due })
+        Ok(ClaimQuery { wanted: size.rows, due })
     }
 
     /// Changes the claim so that it may succeed if it is tried again at once. Returns whether it may.
-    fn repair_for_retry(&self, table: &TableSql, query: &mut Query<E>, error: &Error) -> bool {
+    fn repair_for_retry(&self, table: &TableSql, query: &mut ClaimQuery<E>, error: &Error) -> bool {
         let work = &self.service_db.work;
         match ErrorKind::in_chain(error) {
             // The claim has waited for a minute.
@@ -128,7 +128,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
     }
 
-    async fn claim_batch(&self, table: &Arc<TableSql>, query: &mut Query<E>) -> Result<Batch<E>> {
+    async fn claim_batch(&self, table: &Arc<TableSql>, query: &mut ClaimQuery<E>) -> Result<Batch<E>> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         // An idle poll must not take SQLite's write lock.
         let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
@@ -170,7 +170,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         &self,
         tx: &impl ConnectionTrait,
         table: &TableSql,
-        query: &Query<E>,
+        query: &ClaimQuery<E>,
         now: DateTime<Utc>,
         limit: u64,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
@@ -230,7 +230,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         &self,
         tx: &impl ConnectionTrait,
         table: &TableSql,
-        query: &Query<E>,
+        query: &ClaimQuery<E>,
         rows: &[QueryResult],
         now: DateTime<Utc>,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
@@ -250,7 +250,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(further)
     }
 
-    async fn has_work(&self, table: &TableSql, query: &mut Query<E>) -> Result<bool> {
+    async fn has_work(&self, table: &TableSql, query: &mut ClaimQuery<E>) -> Result<bool> {
         match self.finds_keys(query).await {
             Err(source) => {
                 let source = explained(self.service_db.db(), source).await;
@@ -266,7 +266,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
     }
 
-    async fn finds_keys(&self, query: &Query<E>) -> std::result::Result<bool, DbErr> {
+    async fn finds_keys(&self, query: &ClaimQuery<E>) -> std::result::Result<bool, DbErr> {
         let now = self.service_db.clock.now();
         for kind in query.due.kinds() {
             if self.service_db.db().query_one_raw(query.due.keys(*kind, now, 1)).await?.is_some() {
@@ -307,7 +307,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         };
         let owner = guard.disarm();
         let lease = (!claimed.rows.is_empty())
-            .then(|| Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
+            .then(|| RowLease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
         let count = claimed.rows.len() as u64;
         let settler = Settler::new(&self.service_db, &table, lease, count);
         let mut batch = Batch::new(settler.with_limits(concurrency, most_unwritten, self.item_timeout));
@@ -350,7 +350,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     async fn claim_leases(
         &self,
         table: &TableSql,
-        query: &Query<E>,
+        query: &ClaimQuery<E>,
         owner: &str,
         in_flight: usize,
     ) -> Result<LeasedRows> {
@@ -378,7 +378,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         &self,
         transaction: &Transaction,
         table: &TableSql,
-        query: &Query<E>,
+        query: &ClaimQuery<E>,
         owner: &str,
         in_flight: usize,
     ) -> Result<LeasedRows> {
@@ -436,7 +436,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         &self,
         tx: &MonitoredTx,
         table: &TableSql,
-        query: &Query<E>,
+        query: &ClaimQuery<E>,
         held: &HashSet<String>,
         now: DateTime<Utc>,
     ) -> std::result::Result<FreeRows, DbErr> {

@@ -42,7 +42,7 @@ const NO_OWNER: &str = "";
 
 /// The claims of a batch, renewed until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct RowLease {
     pub(crate) owner: String,
     length: Duration,
     state: Arc<LeaseState>,
@@ -70,7 +70,7 @@ impl LeaseState {
     }
 }
 
-impl Lease {
+impl RowLease {
     /// Renews the claims of `owner`, which were made at `claimed`, until the lease is dropped.
     pub(crate) fn start(
         service_db: &ServiceDb,
@@ -101,7 +101,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for RowLease {
     fn drop(&mut self) {
         self.renewing.abort();
     }

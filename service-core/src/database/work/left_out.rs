@@ -54,10 +54,10 @@ impl LeftOut {
 
 /// The rows of one table, by the texts of their keys.
 #[derive(Debug, Default)]
-pub(super) struct LeftOutRows(BTreeMap<String, Row>);
+pub(super) struct LeftOutRows(BTreeMap<String, LeftOutRow>);
 
 #[derive(Debug)]
-struct Row {
+struct LeftOutRow {
     key: ValueTuple,
     until: Instant,
     reason: String,
@@ -67,7 +67,7 @@ struct Row {
 impl LeftOutRows {
     /// Adds a row. True if it was not left out before.
     pub(super) fn add(&mut self, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let row = Row { key: key.clone(), until: Instant::now() + why.wait(), reason, why };
+        let row = LeftOutRow { key: key.clone(), until: Instant::now() + why.wait(), reason, why };
         self.0.insert(key_text(key), row).is_none()
     }
 

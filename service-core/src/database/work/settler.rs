@@ -18,7 +18,7 @@ use crate::database::tx_limits::TxQueue;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
-use crate::database::work::lease::Lease;
+use crate::database::work::lease::RowLease;
 use crate::database::work::left_out::LeftOut;
 use crate::database::work::row::{CompletionRefused, key_of};
 use crate::database::work::sql::TableSql;
@@ -35,7 +35,7 @@ pub(crate) struct Settler {
     pub(super) service_db: ServiceDb,
     pub(super) table: Arc<TableSql>,
     /// The claims of the rows, if they commit one by one.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<RowLease>,
     /// The number of rows that were claimed together.
     pub(super) claimed: u64,
     /// The most items of a leased batch whose code runs at the same time.
@@ -117,7 +117,7 @@ pub(super) fn report_failed(service_id: &str, table: &TableSql, row: &RowRef, er
 }
 
 impl Settler {
-    pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {
+    pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<RowLease>, claimed: u64) -> Self {
         let (service_db, table) = (service_db.clone(), Arc::clone(table));
         let dropped = Mutex::default();
         Self {

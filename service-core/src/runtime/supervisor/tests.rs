@@ -18,7 +18,7 @@ use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::fixtures::DESCRIPTOR;
 use crate::runtime::lifecycle::{BoxFuture, Cleanup, Lifecycle, Shape};
-use crate::runtime::registration::{Factory, Place, RegisteredService, Registration};
+use crate::runtime::registration::{Factory, RegisteredAt, RegisteredService, Registration};
 use crate::runtime::requests::StopRequest;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
@@ -208,7 +208,7 @@ impl Script {
         let log = self.log.clone();
         let build = move |cx: Context| -> BoxFuture<'static, _> { Box::pin(self.clone().build(cx)) };
         let factory = Factory::Closure(Arc::new(build));
-        let registration = Registration::new("job", &DESCRIPTOR, factory, Place::Attribute(&DESCRIPTOR));
+        let registration = Registration::new("job", &DESCRIPTOR, factory, RegisteredAt::Attribute(&DESCRIPTOR));
         let sources = Sources::load(Inputs::default());
         let shared = Arc::new(shared);
         let registered = RegisteredService::new(registration, &shared, &sources).expect("its options are right");

@@ -1,4 +1,4 @@
-//! [`Failure`]: why a command did not succeed, with its exit status.
+//! [`CliError`]: why a command did not succeed, with its exit status.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use crate::service::error::Error;
 
 /// Why a command did not succeed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     /// It was refused, or it failed.
     Refused(String),
     /// There is no such service.
@@ -16,7 +16,7 @@ pub(crate) enum Failure {
     Unreachable(String),
 }
 
-impl Failure {
+impl CliError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Refused(_) | Self::NotFound(_) => ExitCode::FAILURE,
@@ -26,14 +26,14 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Refused(why) | Self::NotFound(why) | Self::Unreachable(why)) = self;
         f.write_str(why)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CliError {
     fn from(error: Error) -> Self {
         Self::Refused(format!("{error:#}"))
     }

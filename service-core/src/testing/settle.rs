@@ -1,0 +1,54 @@
+//! Waits until everything that is due at a moment of virtual time has happened.
+
+use tokio::time::Instant;
+
+use super::patience::{LOCK_SILENCE, QUIET, real_time_passes};
+use crate::runtime::services::Services;
+use crate::runtime::shared::Polls;
+use crate::service::state::ServiceState;
+
+/// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of real time.
+pub(super) async fn settle(services: &Services) {
+    for _ in 0..10_000 {
+        if !is_behind(services) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    // Blocking code that waits for virtual time in its own way does not end.
+    let mut silence = 0;
+    loop {
+        until_quiet(services).await;
+        if services.shared.holds.longest().is_none() || silence >= LOCK_SILENCE {
+            break;
+        }
+        while services.shared.holds.longest().is_some() && silence < LOCK_SILENCE {
+            real_time_passes(silence).await;
+            silence += 1;
+        }
+    }
+}
+
+/// Waits until no service's code has been polled for some turns of the runtime.
+async fn until_quiet(services: &Services) {
+    let polls = || services.shared.polls.as_ref().map(Polls::all);
+    let (mut seen, mut turns) = (polls(), 0);
+    while turns < QUIET {
+        tokio::task::yield_now().await;
+        turns += 1;
+        let now = polls();
+        if now != seen {
+            (seen, turns) = (now, 0);
+        }
+    }
+}
+
+/// Whether a waiting loop has something to do at this very moment.
+fn is_behind(services: &Services) -> bool {
+    let now = Instant::now();
+    services.all().iter().any(|service| {
+        let state = service.inner.lock();
+        let is_due = state.state() != ServiceState::Paused && state.status.next_due.is_some_and(|due| due <= now);
+        state.status.at_rest && (is_due || !state.is_at_rest())
+    })
+}
