@@ -41,8 +41,8 @@ impl<F: Fn(String) + Send + Sync + 'static> Subscriber for Lines<F> {
     fn exit(&self, _: &Id) {}
 }
 
-/// Makes every log statement check the subscriber of its thread each time. Otherwise a statement that is first reached on a
-/// thread without a subscriber would be disabled on all threads.
+/// Makes every log statement check the subscriber of its thread each time. Otherwise a statement that is first reached
+/// on a thread without a subscriber would be disabled on all threads.
 pub fn ask_each_thread() {
     static ONCE: Once = Once::new();
     // A program that already has a subscriber for all threads does not need this.

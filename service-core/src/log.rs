@@ -1,7 +1,7 @@
 //! Prints errors and warnings to standard error in a program without a tracing subscriber.
 //!
-//! The macros [`error!`](error) and [`warn!`](warn) call those of tracing. If no subscriber is set, a temporary one receives
-//! the event and prints it. No subscriber is ever installed.
+//! The macros [`error!`](error) and [`warn!`](warn) call those of tracing. If no subscriber is set, a temporary one
+//! receives the event and prints it. No subscriber is ever installed.
 //!
 //! All macros add the labels of the service whose loop logs the line. The tricky part is that a line does not know its
 //! service: the loop sets the labels of its thread while it is polled ([`labelled`]).
@@ -122,8 +122,8 @@ fn line(event: &Event<'_>, at: SystemTime) -> String {
     format!("{at} {level} {}\n", cleaned(format!("{service}{message}{fields}").trim_end()))
 }
 
-/// Escapes characters that control the terminal, and indents the lines after the first: the text of an error may contain some, and
-/// must not look like another line.
+/// Escapes characters that control the terminal, and indents the lines after the first: the text of an error may
+/// contain some, and must not look like another line.
 fn cleaned(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for c in text.chars() {

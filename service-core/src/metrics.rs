@@ -47,8 +47,8 @@ struct Recorded {
     counts: BTreeMap<String, Counts>,
 }
 
-/// The counters of one service, as they were recorded last. A service that is registered again with the same id begins at zero, and
-/// its counters are added to those before.
+/// The counters of one service, as they were recorded last. A service that is registered again with the same id begins
+/// at zero, and its counters are added to those before.
 #[derive(Default)]
 struct Counts {
     of: Weak<ServiceInner>,
@@ -182,7 +182,8 @@ impl SeriesSink for Sink<'_> {
         with_recorder(|recorder| recorder.register_gauge(&key, &METADATA).set(value));
     }
 
-    /// A recorder keeps the last value of a gauge. One that is absent is not a number, so that no comparison in a rule is true.
+    /// A recorder keeps the last value of a gauge. One that is absent is not a number, so that no comparison in a rule
+    /// is true.
     fn optional_gauge(&mut self, name: &'static str, help: &'static str, value: Option<f64>) {
         let series = (self.service.to_owned(), name);
         match value {

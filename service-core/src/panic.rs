@@ -15,8 +15,8 @@ pub(crate) enum Caught<T> {
     Panicked(String),
 }
 
-/// Calls `work` and catches its panic. After a panic the caller must not use the values that `work` had borrowed, except to
-/// clean up and drop them.
+/// Calls `work` and catches its panic. After a panic the caller must not use the values that `work` had borrowed,
+/// except to clean up and drop them.
 #[inline]
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -33,7 +33,8 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     }
 }
 
-/// Polls a future and catches its panic. The caller pins it: a future that is moved into another one takes its space twice.
+/// Polls a future and catches its panic. The caller pins it: a future that is moved into another one takes its space
+/// twice.
 pub(crate) fn catch_future<F: Future + ?Sized>(mut future: Pin<&mut F>) -> impl Future<Output = Caught<F::Output>> {
     poll_fn(move |task| match catch(|| future.as_mut().poll(task)) {
         Caught::Returned(polled) => polled.map(Caught::Returned),
@@ -54,8 +55,8 @@ thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Installs a panic hook that stores the place of each panic, which only a hook receives, and then calls the previous hook.
-/// If the program sets another hook later, places are unknown.
+/// Installs a panic hook that stores the place of each panic, which only a hook receives, and then calls the previous
+/// hook. If the program sets another hook later, places are unknown.
 pub(crate) fn note_places() {
     static ONCE: Once = Once::new();
     if std::thread::panicking() {

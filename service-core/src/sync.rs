@@ -1,7 +1,7 @@
 //! Locks that a panic does not poison.
 //!
-//! User code never runs under one of them, and each change under a lock leaves a state that others can use. So a panic while
-//! a lock is held must not take down the other services with it.
+//! User code never runs under one of them, and each change under a lock leaves a state that others can use. So a panic
+//! while a lock is held must not take down the other services with it.
 
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 

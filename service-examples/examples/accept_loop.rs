@@ -1,5 +1,5 @@
-//! A server as a service: it accepts connections until a stop is requested, and it stops after all other services. If it ends
-//! by itself, the program ends.
+//! A server as a service: it accepts connections until a stop is requested, and it stops after all other services. If
+//! it ends by itself, the program ends.
 //!
 //! `cargo run --example accept_loop`, then `nc 127.0.0.1 <port>` in another terminal
 

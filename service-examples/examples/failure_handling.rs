@@ -1,4 +1,5 @@
-//! The service decides what follows a failure: it waits as long as the server requests, and stops if only a human can help.
+//! The service decides what follows a failure: it waits as long as the server requests, and stops if only a human can
+//! help.
 //!
 //! `cargo run --example failure_handling`
 

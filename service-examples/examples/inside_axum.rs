@@ -1,5 +1,5 @@
-//! Services in a program with a web server. After Ctrl-C or SIGTERM the services stop first; the server answers until the
-//! last one has stopped.
+//! Services in a program with a web server. After Ctrl-C or SIGTERM the services stop first; the server answers until
+//! the last one has stopped.
 //!
 //! `cargo run --example inside_axum`
 

@@ -1,4 +1,5 @@
-//! A limit on calls per second: `cx.permit()` waits for a permit, and returns `false` when a stop of the service is requested.
+//! A limit on calls per second: `cx.permit()` waits for a permit, and returns `false` when a stop of the service is
+//! requested.
 //!
 //! `cargo run --example rate_limited`
 

@@ -13,8 +13,8 @@ struct Feed {
     last: Option<String>,
 }
 
-// A connection that is silent for two minutes is broken, too. After `stable_after` (60 s) in one connection, the intervals
-// begin anew.
+// A connection that is silent for two minutes is broken, too. After `stable_after` (60 s) in one connection, the
+// intervals begin anew.
 #[service(
     discover = false,
     max_failures = "unlimited",

@@ -1,5 +1,5 @@
-//! A service in another crate is discovered like any other, if the linker keeps that crate. The linker drops a crate that no
-//! code refers to. `use … as _;` refers to it, and `expect_services!` reports a missing service at the start.
+//! A service in another crate is discovered like any other, if the linker keeps that crate. The linker drops a crate
+//! that no code refers to. `use … as _;` refers to it, and `expect_services!` reports a missing service at the start.
 //!
 //! `cargo run --example service_in_another_crate`
 

@@ -1,5 +1,5 @@
-//! A service's own settings are a type. They are read from `services.toml`, the environment and the builder, and checked
-//! before the first run. A secret is never shown.
+//! A service's own settings are a type. They are read from `services.toml`, the environment and the builder, and
+//! checked before the first run. A secret is never shown.
 //!
 //! `SERVICES__GREETER__GREETING=Hei cargo run --example typed_configuration`
 

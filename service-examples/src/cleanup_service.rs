@@ -1,5 +1,5 @@
-//! `cleanup_service`: deletes readings that were processed more than a week ago. Their figures stay. The store keeps the
-//! total of deleted readings, which no table has any more.
+//! `cleanup_service`: deletes readings that were processed more than a week ago. Their figures stay. The store keeps
+//! the total of deleted readings, which no table has any more.
 
 use chrono::{TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
@@ -30,8 +30,8 @@ pub struct CleanupService {
     settings: Settings,
 }
 
-// Every hour, of several stations on one database in one. If all were down at that time, once when one starts again. If the one
-// that runs it is killed, another one takes over after 10 s.
+// Every hour, of several stations on one database in one. If all were down at that time, once when one starts again. If
+// the one that runs it is killed, another one takes over after 10 s.
 #[service(cron = "17 * * * *", catch_up = "latest", scope = "cluster", lease = 10)]
 impl CleanupService {
     fn configure(_cx: &Context, settings: Settings) -> Self {

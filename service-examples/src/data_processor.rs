@@ -1,7 +1,7 @@
 //! `data_processor`: computes daily and monthly figures from pending readings.
 //!
-//! The figures of a reading and its new status are one commit. If the process is killed at any moment, the reading is either
-//! completed or still pending.
+//! The figures of a reading and its new status are one commit. If the process is killed at any moment, the reading is
+//! either completed or still pending.
 
 use service_core::prelude::*;
 use tracing::{info, warn};

@@ -1,7 +1,7 @@
 //! `email_sender`: sends a digest of new extremes to the recipients.
 //!
-//! First it decides in one transaction what the next digest contains and who receives it; then it sends the mails. If the
-//! process is killed in between, or after the server accepted a mail, it sends the same mail again with the same
+//! First it decides in one transaction what the next digest contains and who receives it; then it sends the mails. If
+//! the process is killed in between, or after the server accepted a mail, it sends the same mail again with the same
 //! `Message-ID`.
 
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ use crate::tables::{PENDING, delivery, digest, extreme};
 const DIGEST: u64 = 50;
 /// The most deliveries in one run.
 const BATCH: u64 = 20;
-/// The wait before the second attempt at a delivery that the server does not accept for now; twice as long before the third.
+/// The wait before the second attempt at a delivery that the server does not accept for now; twice as long before the
+/// third.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// How long the deliveries of a process that was killed stay claimed.
 const LEASE: Duration = Duration::from_secs(15);
@@ -180,8 +181,8 @@ impl EmailSender {
         tx.commit().await
     }
 
-    /// Sends one digest to one recipient. Returns the number of extremes. Reads outside the item's transaction, which would
-    /// block all other writers on SQLite while the server answers.
+    /// Sends one digest to one recipient. Returns the number of extremes. Reads outside the item's transaction, which
+    /// would block all other writers on SQLite while the server answers.
     async fn deliver(&self, cx: &Context, row: &delivery::Model) -> Result<usize> {
         let db = cx.db()?;
         let digest = digest::Entity::find_by_id(row.digest_id).one(db).await?;

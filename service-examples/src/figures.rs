@@ -1,7 +1,7 @@
 //! Computes the figures of a reading: those of its day and month, and the records that it breaks.
 //!
-//! One statement adds a day to the figures of its month. Run twice, it would count the day twice. It runs in the transaction
-//! that completes the reading, so it takes effect once.
+//! One statement adds a day to the figures of its month. Run twice, it would count the day twice. It runs in the
+//! transaction that completes the reading, so it takes effect once.
 
 use chrono::Datelike;
 use sea_orm::ActiveValue::{NotSet, Set};

@@ -1,9 +1,9 @@
 //! Imports the bytes of a file as rows, in the caller's transaction.
 //!
-//! The tricky part is to import each file once. A file is identified by its content, so the same file under another name, or
-//! a file whose move to `done/` was interrupted, adds nothing. The record of the file and its rows are one commit. Files
-//! whose dates overlap are compared reading by reading: the same values are skipped, other values are rejected. So files are
-//! imported one at a time, also by several stations.
+//! The tricky part is to import each file once. A file is identified by its content, so the same file under another
+//! name, or a file whose move to `done/` was interrupted, adds nothing. The record of the file and its rows are one
+//! commit. Files whose dates overlap are compared reading by reading: the same values are skipped, other values are
+//! rejected. So files are imported one at a time, also by several stations.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,8 @@ pub async fn find(db: &impl ConnectionTrait, hash: &str) -> Result<Option<import
 /// Imports a file. The caller commits.
 pub async fn import(tx: &impl ConnectionTrait, name: &str, bytes: &[u8]) -> Result<Imported, DbErr> {
     if tx.get_database_backend() == DbBackend::Postgres {
-        // One import at a time: two at once would not see each other's readings. On SQLite the transaction has the write lock.
+        // One import at a time: two at once would not see each other's readings. On SQLite the transaction has the
+        // write lock.
         tx.execute_unprepared("LOCK TABLE imported_file IN SHARE ROW EXCLUSIVE MODE").await?;
     }
     let hash = hash(bytes);
@@ -136,8 +137,8 @@ struct Known {
     place: String,
 }
 
-/// Sorts the lines into readings, known ones and rejected ones. `known` has the readings of the database for these dates;
-/// those of the file are added.
+/// Sorts the lines into readings, known ones and rejected ones. `known` has the readings of the database for these
+/// dates; those of the file are added.
 fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sorted {
     let mut sorted = Sorted::default();
     let mut lines = lines(bytes);
@@ -181,8 +182,8 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     (1..).zip(bytes.split(|byte| *byte == b'\n'))
 }
 
-/// Returns the readings in the database for the dates between the first and the last of the file. Failed readings do not
-/// count: a later reading may replace them.
+/// Returns the readings in the database for the dates between the first and the last of the file. Failed readings do
+/// not count: a later reading may replace them.
 async fn known_readings(db: &impl ConnectionTrait, bytes: &[u8]) -> Result<HashMap<NaiveDate, Known>, DbErr> {
     let dates: Vec<_> = lines(bytes).filter_map(|(_, line)| Observation::parse(line).ok()).map(|o| o.date).collect();
     let (Some(&first), Some(&last)) = (dates.iter().min(), dates.iter().max()) else { return Ok(HashMap::new()) };

@@ -1,7 +1,8 @@
 //! `importer`: imports the files in the inbox as pending readings.
 //!
-//! For each file: import it in one transaction, then write its rejected lines to a file, then move it. If the process is
-//! killed in between, the next start finds the file still in the inbox, recognises it by its content and does the rest.
+//! For each file: import it in one transaction, then write its rejected lines to a file, then move it. If the process
+//! is killed in between, the next start finds the file still in the inbox, recognises it by its content and does the
+//! rest.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ impl Importer {
     async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
         info!("importing files from {}", std::path::absolute(&settings.inbox)?.display());
         let inbox = Inbox::open(settings.inbox).await?;
-        // The same times in every station, so that the order of the files does not depend on which station puts them there.
+        // The same times in every station, so that the order of the files does not depend on which station puts them
+        // there.
         let times = (0..).map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         for ((name, content), modified) in bundled::FILES.into_iter().zip(times).filter(|_| settings.bundled) {
             if import::find(cx.db()?, &import::hash(content)).await?.is_none() {

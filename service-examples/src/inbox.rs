@@ -1,8 +1,8 @@
 //! The folder in which files arrive, and its subfolders.
 //!
-//! `inbox/*.csv` are the files to import. Imported files are moved to `inbox/done/`; their rejected lines are written to
-//! `inbox/rejected/`. The names there contain the hash of the content, so no file overwrites another one, and repeating a
-//! step changes nothing.
+//! `inbox/*.csv` are the files to import. Imported files are moved to `inbox/done/`; their rejected lines are written
+//! to `inbox/rejected/`. The names there contain the hash of the content, so no file overwrites another one, and
+//! repeating a step changes nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,8 +70,8 @@ impl Inbox {
         Ok(arrived)
     }
 
-    /// Puts a file into the inbox, completely or not at all, unless it is there already. Files are imported in the order of
-    /// `modified`, the time of their last change.
+    /// Puts a file into the inbox, completely or not at all, unless it is there already. Files are imported in the
+    /// order of `modified`, the time of their last change.
     pub async fn put(&self, name: &str, content: &[u8], modified: SystemTime) -> io::Result<()> {
         let path = self.folder.join(name);
         if fs::try_exists(&path).await.map_err(|error| at(&path, error))? {

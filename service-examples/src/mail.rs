@@ -1,7 +1,8 @@
 //! Composes a digest and delivers it: into a folder, or to an SMTP server.
 //!
-//! A mail may be sent twice: the server accepted it, and the process was killed before it could record that. So the mail is
-//! composed from its rows alone, with their hash in `Message-ID` and their date in `Date`: the second mail equals the first.
+//! A mail may be sent twice: the server accepted it, and the process was killed before it could record that. So the
+//! mail is composed from its rows alone, with their hash in `Message-ID` and their date in `Date`: the second mail
+//! equals the first.
 
 use std::io;
 use std::path::PathBuf;

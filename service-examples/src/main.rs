@@ -1,7 +1,7 @@
 //! The back office of a weather station: it imports files of observations, computes figures and sends mails.
 //!
-//! Start reading at [`importer`], then [`data_processor`] and [`email_sender`]: each is a service. Their work is in plain
-//! modules (`import`, `figures`, `mail`), which know nothing about services.
+//! Start reading at [`importer`], then [`data_processor`] and [`email_sender`]: each is a service. Their work is in
+//! plain modules (`import`, `figures`, `mail`), which know nothing about services.
 
 #![allow(unreachable_pub, reason = "a program has no outside: `pub` means for its other modules")]
 

@@ -1,5 +1,5 @@
-//! The README and the pages under `docs/`, so that `cargo test` compiles and runs their code. The page on configuration is
-//! tested in `service-core/src/config`. This library has nothing else.
+//! The README and the pages under `docs/`, so that `cargo test` compiles and runs their code. The page on configuration
+//! is tested in `service-core/src/config`. This library has nothing else.
 
 macro_rules! pages {
     ($($name:ident: $path:literal)*) => {

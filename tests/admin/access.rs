@@ -248,7 +248,8 @@ async fn requests_that_another_site_began_are_refused() {
     assert_eq!(site.send("POST", "/login", &link, "").await.status, 403);
 }
 
-/// With HTTP/2 the host is in the address, and there is no header `Host`. This request of HTTP/1.1 is the same for a handler.
+/// With HTTP/2 the host is in the address, and there is no header `Host`. This request of HTTP/1.1 is the same for a
+/// handler.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_of_a_request_without_the_header_is_that_of_its_address() {
     let (inside, own) = (mounted(Some("s3cret")).await, Site::start().await);

@@ -1,4 +1,5 @@
-//! The alerting rules and the Grafana dashboard: Prometheus accepts them, and each alert fires when it must, and not before.
+//! The alerting rules and the Grafana dashboard: Prometheus accepts them, and each alert fires when it must, and not
+//! before.
 
 use std::time::Duration;
 

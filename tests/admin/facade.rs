@@ -18,8 +18,8 @@ struct Recorded {
     described: BTreeMap<String, (Option<Unit>, String)>,
 }
 
-/// Takes what was recorded. The recorder has what was added to a histogram, and to a counter, since the last time; `counters` are the
-/// sums.
+/// Takes what was recorded. The recorder has what was added to a histogram, and to a counter, since the last time;
+/// `counters` are the sums.
 fn take(recorded: &Snapshotter, counters: &mut BTreeMap<String, f64>) -> Recorded {
     let mut taken = Recorded { series: BTreeMap::new(), durations: BTreeMap::new(), described: BTreeMap::new() };
     for (key, unit, help, value) in recorded.snapshot().into_vec() {

@@ -1,4 +1,5 @@
-//! Hostile requests at every route: none of them changes anything, stops the server, or gets an answer that is not HTTP.
+//! Hostile requests at every route: none of them changes anything, stops the server, or gets an answer that is not
+//! HTTP.
 
 use crate::site::{Site, raw};
 

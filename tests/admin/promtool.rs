@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Runs `promtool` in a directory, with this standard input. Returns what it printed, and whether it succeeded; `None` if it is not
-/// installed.
+/// Runs `promtool` in a directory, with this standard input. Returns what it printed, and whether it succeeded; `None`
+/// if it is not installed.
 pub(crate) fn promtool(directory: &Path, arguments: &[&str], input: &str) -> Option<(bool, String)> {
     let path = directory.join("standard-input");
     std::fs::write(&path, input).unwrap();

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 
 use crate::site::Site;
 
-/// Sends the beginning, then a byte every second. Returns the status of the answer, if there was one, and how long the server took
-/// to close the connection.
+/// Sends the beginning, then a byte every second. Returns the status of the answer, if there was one, and how long the
+/// server took to close the connection.
 async fn drip(site: &Site, beginning: &str) -> (u16, Duration) {
     let mut stream = TcpStream::connect(site.address).await.unwrap();
     stream.write_all(beginning.as_bytes()).await.unwrap();

@@ -55,7 +55,8 @@ async fn pass(seconds: u64) {
     }
 }
 
-/// Advances the clock, slowly, until the condition is true. A run whose thread begins only after its timeout does not begin.
+/// Advances the clock, slowly, until the condition is true. A run whose thread begins only after its timeout does not
+/// begin.
 async fn pass_until(mut so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !so() {

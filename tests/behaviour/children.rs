@@ -1,4 +1,5 @@
-//! `Register::parent`: a service that belongs to the instance of another one ends before the `cleanup` of that instance.
+//! `Register::parent`: a service that belongs to the instance of another one ends before the `cleanup` of that
+//! instance.
 
 use service_core::prelude::*;
 use tokio::time::Instant;
@@ -293,7 +294,8 @@ async fn a_child_that_depends_on_a_service_that_depends_on_its_parent_ends_befor
     assert_eq!(cleanups.map(|what| log.times(what)), [[3.0], [3.0], [4.0]]);
 }
 
-/// Starts children, each of which depends on the one before. By name, the first of them would also be the first to stop.
+/// Starts children, each of which depends on the one before. By name, the first of them would also be the first to
+/// stop.
 async fn start_chain(services: &ServiceRegistry, manager: &ServiceHandle, log: &Log, cleanup: Step) {
     for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
         let options = ServiceOptions::new().depends_on(depends_on);

@@ -1,5 +1,5 @@
-//! `explain`: the options of a service and their layers, its next runs, and why it does not run now. Compares whole texts,
-//! on the paused clock.
+//! `explain`: the options of a service and their layers, its next runs, and why it does not run now. Compares whole
+//! texts, on the paused clock.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 

@@ -1,4 +1,5 @@
-//! What operators read: log lines at the right moment, places and times of an explanation, and errors that name what there is.
+//! What operators read: log lines at the right moment, places and times of an explanation, and errors that name what
+//! there is.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 

@@ -1,5 +1,5 @@
-//! A hundred tasks on one handle: no deadlock, no lost wake-up, only legal state changes, never two runs at once, and every
-//! instance is cleaned up.
+//! A hundred tasks on one handle: no deadlock, no lost wake-up, only legal state changes, never two runs at once, and
+//! every instance is cleaned up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

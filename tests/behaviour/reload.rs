@@ -527,7 +527,8 @@ impl Slow {
 #[tokio::test(start_paused = true)]
 async fn a_schedule_of_another_kind_takes_effect_in_the_current_wait() {
     let hour = 3_600.0;
-    // (what, whether its first run is at the start, its runs after the change if there was one before, and if there was none)
+    // (what, whether its first run is at the start, its runs after the change if there was one before, and if there was
+    // none)
     let kinds: [(_, _, &[f64], &[f64]); 4] = [
         ("interval = \"1h\"", true, &[hour], &[1_200.0, hour]),
         ("delay = \"1h\"", true, &[hour + 60.0], &[1_200.0]),

@@ -1,4 +1,5 @@
-//! `run_until`: one service without a registry, as a task of the user's own. (`run` needs signals; `processes` tests it.)
+//! `run_until`: one service without a registry, as a task of the user's own. (`run` needs signals; `processes` tests
+//! it.)
 
 use service_core::prelude::*;
 use service_core::run_until;

@@ -1,4 +1,5 @@
-//! The spans that a tracing subscriber sees, and with it OpenTelemetry: one for each run, around the spans of the user's code.
+//! The spans that a tracing subscriber sees, and with it OpenTelemetry: one for each run, around the spans of the
+//! user's code.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -295,8 +295,8 @@ async fn two_services_that_wait_for_each_others_stop_both_end() {
     assert_eq!(log.times("cleanup"), [6.0, 6.0]);
 }
 
-/// After a stop was requested, a failing run does not make the service `Failed`: it is logged as stopped, and `shutdown`
-/// succeeds.
+/// After a stop was requested, a failing run does not make the service `Failed`: it is logged as stopped, and
+/// `shutdown` succeeds.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_fails_while_it_drains_is_logged_as_stopped() {
     for step in [Step::Fail, Step::Fatal, Step::Panic] {

@@ -1,10 +1,10 @@
-//! Measures whether readers of the admin interface disturb the services: 1,000 services run ten times a second, first without
-//! readers, then with 100 readers of `/events`, who also read `/metrics` every 15 s, as Prometheus does. After that, one more
-//! reader stops reading for a while.
+//! Measures whether readers of the admin interface disturb the services: 1,000 services run ten times a second, first
+//! without readers, then with 100 readers of `/events`, who also read `/metrics` every 15 s, as Prometheus does. After
+//! that, one more reader stops reading for a while.
 //!
-//! `admin-load 20` measures each part for 20 s. The readers are a process of their own. It fails if the 99th percentile of the lateness
-//! is more than doubled (and more than 2 ms), if memory grows by more than a tenth from the first half of the time with readers to the
-//! second, or if the reader that stopped is not notified that it was dropped.
+//! `admin-load 20` measures each part for 20 s. The readers are a process of their own. It fails if the 99th percentile
+//! of the lateness is more than doubled (and more than 2 ms), if memory grows by more than a tenth from the first half
+//! of the time with readers to the second, or if the reader that stopped is not notified that it was dropped.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -117,7 +117,8 @@ fn measure(time: Duration) -> Result<bool> {
     // All buffers have grown when each reader has read `/metrics` twice.
     part(0, SCRAPE * 2);
     cpu = cpu_seconds();
-    // An answer that is being written takes some megabytes for a moment. So only the least of many figures shows what remains.
+    // An answer that is being written takes some megabytes for a moment. So only the least of many figures shows what
+    // remains.
     let least = |time: Duration| {
         measured.part.store(2, Ordering::Relaxed);
         let seconds = (0..time.as_secs().max(1)).map(|_| {
@@ -132,8 +133,8 @@ fn measure(time: Duration) -> Result<bool> {
     let cpu_read = cpu_seconds() - cpu;
     readers.kill()?;
     readers.wait()?;
-    // How long it takes to fill the buffers of the connection (4 MiB and more) depends on the system. A client that reads nothing
-    // for 30 s after that is cut off, so it does not help to wait for long.
+    // How long it takes to fill the buffers of the connection (4 MiB and more) depends on the system. A client that
+    // reads nothing for 30 s after that is cut off, so it does not help to wait for long.
     let mut was_notified = false;
     for stuck in [20, 40].map(Duration::from_secs) {
         was_notified = was_notified || runtime.block_on(stuck_reader_is_notified(&address, stuck))?;
@@ -179,8 +180,8 @@ async fn start(measured: &Arc<Measured>) -> Result<ServiceRegistry> {
     Ok(services)
 }
 
-/// Begins to read events, reads nothing more, and reads on after a while. Returns whether the last message says that the reader was
-/// dropped.
+/// Begins to read events, reads nothing more, and reads on after a while. Returns whether the last message says that
+/// the reader was dropped.
 async fn stuck_reader_is_notified(address: &str, stuck: Duration) -> Result<bool> {
     const MOST: Duration = Duration::from_secs(20);
     let socket = tokio::net::TcpSocket::new_v4()?;

@@ -1,7 +1,8 @@
-//! A program with services in every state and an admin interface, for browsers and other clients: `admin-site 40` has 40 services.
+//! A program with services in every state and an admin interface, for browsers and other clients: `admin-site 40` has
+//! 40 services.
 //!
-//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of an empty database. It prints its address and
-//! runs until it is told to stop.
+//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of an empty database. It prints its
+//! address and runs until it is told to stop.
 
 use std::time::Duration;
 
@@ -117,8 +118,8 @@ mod replicas {
             .options_of("tax_report", options)
     }
 
-    /// Starts the other replica, and adds rows as those of two more that have ended. Called before this program's services
-    /// start, so that each of the replicas runs one of them.
+    /// Starts the other replica, and adds rows as those of two more that have ended. Called before this program's
+    /// services start, so that each of the replicas runs one of them.
     pub(crate) async fn start(url: &str) -> Result<ServiceRegistry> {
         let db = service_core::database::connect(url).await?;
         service_core::database::migrate(&db).await?;

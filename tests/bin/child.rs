@@ -1,5 +1,5 @@
-//! A program with services, which tests start as a process: they send it signals, and check its output and its exit status.
-//! Its argument selects the services.
+//! A program with services, which tests start as a process: they send it signals, and check its output and its exit
+//! status. Its argument selects the services.
 
 use std::io::Write;
 use std::time::Duration;

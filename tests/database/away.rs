@@ -1,5 +1,5 @@
-//! A database that does not answer, at the start or later, or that hangs: services that need it wait and recover, health names
-//! it, and other services are not affected.
+//! A database that does not answer, at the start or later, or that hangs: services that need it wait and recover,
+//! health names it, and other services are not affected.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-/// Checks that services which need the database back off and name it, beyond `max_failures`, and that the others are well.
+/// Checks that services which need the database back off and name it, beyond `max_failures`, and that the others are
+/// well.
 async fn wait_for(services: &ServiceRegistry, name: &str, ids: &[&str]) {
     for id in ids {
         let before = health(services, id).error_count;

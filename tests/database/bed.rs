@@ -1,7 +1,7 @@
 //! The test bed with a database: virtual time is exact, fast, and independent of the machine.
 //!
-//! Some cases measure real time, since they are about the real time that a test takes. Their limits are many times what a busy
-//! machine needs, and a fraction of the virtual time.
+//! Some cases measure real time, since they are about the real time that a test takes. Their limits are many times what
+//! a busy machine needs, and a fraction of the virtual time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,7 +109,8 @@ on_each! {
     a_probe_is_checked_on_virtual_time,
 }
 
-/// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time first.
+/// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time
+/// first.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_of_the_pool_itself_may_sleep() {
     let bed = Bed::memory().await.unwrap();

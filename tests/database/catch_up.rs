@@ -1,5 +1,5 @@
-//! Cron fires that were missed while the process was down, on both engines: none is lost, whatever happens to the process, and
-//! the fire of a killed run is repeated.
+//! Cron fires that were missed while the process was down, on both engines: none is lost, whatever happens to the
+//! process, and the fire of a killed run is repeated.
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,8 @@ async fn until_served(bench: &Bench, at_least: DateTime<Utc>) {
     }
 }
 
-/// Kills the process at random moments, in a run or between two, until the fires of a quarter of an hour, and those since, are
-/// served.
+/// Kills the process at random moments, in a run or between two, until the fires of a quarter of an hour, and those
+/// since, are served.
 pub(crate) async fn no_fire_is_lost_when_the_process_is_killed(bench: Bench) {
     let first = down_for(&bench, 900).await;
     let begun = Utc::now();

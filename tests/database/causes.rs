@@ -199,8 +199,8 @@ async fn on_postgres_a_conflict_of_a_deferred_trigger_costs_no_attempt() {
     }
 }
 
-/// A deferred constraint is checked after the row was completed. What the item itself wrote is the item's error; a constraint that
-/// refuses `completed` is an error of the table.
+/// A deferred constraint is checked after the row was completed. What the item itself wrote is the item's error; a
+/// constraint that refuses `completed` is an error of the table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_a_deferred_constraint_that_an_item_violates_is_its_own_error() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -412,7 +412,8 @@ pub(crate) async fn a_row_that_is_refused_is_charged_where_completed_rows_are_re
     }
 }
 
-/// A row is refused together with all others, and completes later. When the table refuses it again, the table is the cause again.
+/// A row is refused together with all others, and completes later. When the table refuses it again, the table is the
+/// cause again.
 pub(crate) async fn a_row_that_was_refused_and_has_completed_is_not_the_cause_later(bench: Bench) {
     for each in [false, true] {
         empty(&bench).await;

@@ -1,5 +1,5 @@
-//! Items of `claim_each(…).for_each(…)` without writes of their own: on PostgreSQL one statement completes several of them, while
-//! the next ones are processed already.
+//! Items of `claim_each(…).for_each(…)` without writes of their own: on PostgreSQL one statement completes several of
+//! them, while the next ones are processed already.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use crate::killed::Worker;
 use crate::log::Log;
 use crate::tables::{create, effect, job, jobs, more_jobs, plain, statuses, ticket};
 
-/// Rows from 1 to `count`, and a service that has completed a row before: its first completion finds the isolation level.
+/// Rows from 1 to `count`, and a service that has completed a row before: its first completion finds the isolation
+/// level.
 ///
 /// Items are completed together only where a statement by itself runs at READ COMMITTED.
 async fn service_db(bench: &Bench, count: i64) -> ServiceDb {
@@ -86,7 +87,8 @@ async fn in_time<T>(run: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(300), run).await.expect("it ends")
 }
 
-/// The next items begin while completions are in flight, but at most as many items as run at the same time wait for theirs.
+/// The next items begin while completions are in flight, but at most as many items as run at the same time wait for
+/// theirs.
 #[tokio::test]
 async fn on_postgres_the_next_items_begin_before_completions_are_answered() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -326,7 +328,8 @@ async fn on_postgres_a_connection_that_breaks_under_a_completion_costs_no_attemp
     assert_eq!(attempts(&bench).await[2..], [1, 1, 0, 0]);
 }
 
-/// The same under the last completion in flight, while the code of no item runs: what waits for it is sent all the same.
+/// The same under the last completion in flight, while the code of no item runs: what waits for it is sent all the
+/// same.
 #[tokio::test]
 async fn on_postgres_items_that_wait_behind_a_broken_completion_are_completed() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -384,8 +387,8 @@ async fn on_postgres_a_suspect_row_begins_when_all_others_are_completed() {
     assert_eq!((attempts(&bench).await, claims(&bench).await), (vec![1; 5], 0));
 }
 
-/// The process dies while completions are in flight. Their claims come before that of the row that killed it, which is found
-/// all the same.
+/// The process dies while completions are in flight. Their claims come before that of the row that killed it, which is
+/// found all the same.
 #[tokio::test]
 async fn on_postgres_a_row_that_kills_its_process_is_found_behind_completions_in_flight() {
     let Some(bench) = Bench::postgres().await else { return };

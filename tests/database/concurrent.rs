@@ -164,7 +164,8 @@ async fn statement_timeout(item: &Item<job::Entity>) -> i64 {
     row.unwrap().unwrap().try_get("", "n").unwrap()
 }
 
-/// Items that never wait for anything else exhaust tokio's budget each time. Their timeouts fire, and so do other items' timers.
+/// Items that never wait for anything else exhaust tokio's budget each time. Their timeouts fire, and so do other
+/// items' timers.
 pub(crate) async fn busy_items_starve_no_other(bench: Bench) {
     jobs(&bench.db, 6).await;
     for id in [1, 2] {
@@ -245,8 +246,8 @@ pub(crate) async fn an_item_that_changes_a_value_times_out(bench: Bench) {
     assert_eq!((seen, effects(&bench.db).await), (3, vec![1, 3]));
 }
 
-/// On SQLite the items' transactions queue, from their first statement until they are settled, however long that takes. On
-/// PostgreSQL they do not.
+/// On SQLite the items' transactions queue, from their first statement until they are settled, however long that takes.
+/// On PostgreSQL they do not.
 pub(crate) async fn transactions_queue_on_sqlite_only(bench: Bench) {
     jobs(&bench.db, 8).await;
     let service_db = service_db(&bench).await;
@@ -277,7 +278,8 @@ pub(crate) async fn transactions_queue_on_sqlite_only(bench: Bench) {
     assert_eq!((effects(&bench.db).await, claims(&bench).await), ((1..=8).collect(), 0));
 }
 
-/// A statement of an item does not outlive the item's time limit, and the framework's own statements have no such limit.
+/// A statement of an item does not outlive the item's time limit, and the framework's own statements have no such
+/// limit.
 pub(crate) async fn statements_end_with_the_time_of_their_item(bench: Bench) {
     if !bench.is_postgres() {
         return;
@@ -434,7 +436,8 @@ pub(crate) async fn a_dropped_future_charges_only_the_items_in_flight(bench: Ben
     assert_eq!(outcome.unwrap(), Outcome::processed(8));
 }
 
-/// If a connection breaks under one item, the items beside it end as they would, and the run fails. Nobody loses an attempt.
+/// If a connection breaks under one item, the items beside it end as they would, and the run fails. Nobody loses an
+/// attempt.
 pub(crate) async fn a_connection_that_breaks_under_one_item_costs_no_other_anything(bench: Bench) {
     if !bench.is_postgres() {
         return;

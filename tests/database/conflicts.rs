@@ -1,4 +1,5 @@
-//! Changes on a PostgreSQL server while workers run: changed tables, connections that the server ends, raised isolation levels.
+//! Changes on a PostgreSQL server while workers run: changed tables, connections that the server ends, raised isolation
+//! levels.
 
 use std::time::{Duration, Instant};
 
@@ -60,8 +61,8 @@ async fn a_table_that_is_changed_beside_a_worker_fails_no_run() {
     }
 }
 
-/// The same for a statement of the item's own, which the framework cannot prepare anew: no row is charged, and the connection is
-/// not used again.
+/// The same for a statement of the item's own, which the framework cannot prepare anew: no row is charged, and the
+/// connection is not used again.
 #[tokio::test]
 async fn a_stale_statement_of_an_item_costs_no_attempt() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -440,7 +441,8 @@ async fn an_invalid_claim_index_that_cannot_be_dropped_is_an_error() {
     assert_eq!(claim_index_is_valid(&bench).await, Some(true));
 }
 
-/// The index of a partitioned table is not valid until it has been built for each partition, which an operator does one by one.
+/// The index of a partitioned table is not valid until it has been built for each partition, which an operator does one
+/// by one.
 #[tokio::test]
 async fn an_index_that_is_built_partition_by_partition_is_not_dropped() {
     let Some(bench) = Bench::postgres().await else { return };

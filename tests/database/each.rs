@@ -86,7 +86,8 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
     }
 }
 
-/// A claim binds only workers that use `claim_each`. If another program has processed the row, it is not processed twice.
+/// A claim binds only workers that use `claim_each`. If another program has processed the row, it is not processed
+/// twice.
 pub(crate) async fn a_row_that_another_worker_has_changed_is_left_alone(bench: Bench) {
     jobs(&bench.db, 4).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
@@ -197,7 +198,8 @@ pub(crate) async fn a_running_batch_keeps_its_claims(bench: Bench) {
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
 }
 
-/// Rows at which a process crashed come last, so a batch that ends early has not reached them: it must keep their counts.
+/// Rows at which a process crashed come last, so a batch that ends early has not reached them: it must keep their
+/// counts.
 pub(crate) async fn a_batch_that_ends_early_keeps_the_count_of_crashes(bench: Bench) {
     jobs(&bench.db, 3).await;
     let died = format!(

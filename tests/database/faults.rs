@@ -1,5 +1,5 @@
-//! Real faults: processes are killed, the server is stopped, connections are cut, the disk is full. Afterwards every row is
-//! completed, every effect exists exactly once, and nothing is locked.
+//! Real faults: processes are killed, the server is stopped, connections are cut, the disk is full. Afterwards every
+//! row is completed, every effect exists exactly once, and nothing is locked.
 //!
 //! With more kills: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
 
@@ -107,8 +107,8 @@ pub(crate) async fn killed_workers_with_several_rows_at_a_time_lose_nothing_and_
     kill_over(&bench, rows, kills, workers, "concurrent").await;
 }
 
-/// A row that kills its process is repeated twice, because the process may have been killed from outside. After that it loses
-/// its own attempts, and never those of another row.
+/// A row that kills its process is repeated twice, because the process may have been killed from outside. After that it
+/// loses its own attempts, and never those of another row.
 pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: Bench) {
     some_rows_kill_their_process(&bench, "poisoned").await;
 }
@@ -144,7 +144,8 @@ async fn some_rows_kill_their_process(bench: &Bench, mode: &str) {
         let message = row.error_message.unwrap();
         assert!(message.contains("the process died, or lost its claim, while it worked on this row"), "{message}");
     }
-    // Two crashes that cost nothing, and one for each attempt; fewer if the machine is so busy that a claim expires by itself.
+    // Two crashes that cost nothing, and one for each attempt; fewer if the machine is so busy that a claim expires by
+    // itself.
     assert!((3..=3 * (2 + 3)).contains(&deaths), "{deaths} deaths");
     let done: Vec<i64> = (1..=30).filter(|id| id % 10 != 0).collect();
     if mode != "poisoned_ahead" {

@@ -151,7 +151,8 @@ pub(crate) async fn a_lent_value_is_changed_by_each_item(bench: Bench) {
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5, 6, 7, 9, 10, 11, 12]);
 }
 
-/// The future of `for_each` may be dropped: an uncommitted batch is undone, and only the item in flight loses an attempt.
+/// The future of `for_each` may be dropped: an uncommitted batch is undone, and only the item in flight loses an
+/// attempt.
 pub(crate) async fn a_dropped_for_each_charges_only_the_item_in_flight(bench: Bench) {
     for each in [false, true] {
         bench.db.execute_unprepared("DROP TABLE IF EXISTS job").await.unwrap();

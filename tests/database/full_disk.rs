@@ -1,7 +1,7 @@
 //! A disk becomes full while services commit, and later has space again: nothing is lost, and the services continue.
 //!
-//! A worker runs in a small file system of its own, and prints what another connection sees. (`max_page_count` could not
-//! replace it: it makes a statement fail, while on a full disk the commit fails.)
+//! A worker runs in a small file system of its own, and prints what another connection sees. (`max_page_count` could
+//! not replace it: it makes a statement fail, while on a full disk the commit fails.)
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};

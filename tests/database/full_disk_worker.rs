@@ -1,5 +1,5 @@
-//! A service whose disk becomes full while it commits, and later has space again. It runs in a process with a small file
-//! system of its own: see `full_disk.rs`.
+//! A service whose disk becomes full while it commits, and later has space again. It runs in a process with a small
+//! file system of its own: see `full_disk.rs`.
 
 use std::fs::File;
 use std::io::Write;

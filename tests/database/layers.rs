@@ -215,7 +215,8 @@ pub(crate) async fn an_override_applies_to_every_replica_until_its_end(bench: Be
     }
 }
 
-/// An override that has expired, and that another connection has locked, delays nothing: it does not apply, and others do.
+/// An override that has expired, and that another connection has locked, delays nothing: it does not apply, and others
+/// do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_an_expired_override_that_is_locked_delays_no_other() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -494,8 +495,8 @@ pub(crate) async fn pools_suit_background_work(bench: Bench) {
     }
 }
 
-/// PostgreSQL: a replica whose clock is ahead of the database's. Until the end by the database's clock, the override stays in
-/// effect and is not deleted.
+/// PostgreSQL: a replica whose clock is ahead of the database's. Until the end by the database's clock, the override
+/// stays in effect and is not deleted.
 #[tokio::test]
 async fn on_postgres_an_override_ends_by_the_databases_clock() {
     let Some(bench) = Bench::postgres().await else { return };

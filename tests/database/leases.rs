@@ -1,5 +1,5 @@
-//! Claims of `claim_each` and their leases: by the database's clock, released when a claim is dropped, and not used after they
-//! have expired.
+//! Claims of `claim_each` and their leases: by the database's clock, released when a claim is dropped, and not used
+//! after they have expired.
 
 use std::future::Future;
 use std::process::Command;
@@ -138,7 +138,8 @@ pub(crate) async fn stale_claims_do_not_slow_other_claims(bench: Bench) {
     assert!(fastest < first, "{fastest:?}, and {first:?} with all stale claims");
 }
 
-/// Claims that were released stay in the index until the next vacuum. The completion of an item does not read those of others.
+/// Claims that were released stay in the index until the next vacuum. The completion of an item does not read those of
+/// others.
 pub(crate) async fn on_postgres_a_completion_does_not_read_released_claims(bench: Bench) {
     const ROWS: u64 = 400;
     const RELEASED: u64 = 5_000;

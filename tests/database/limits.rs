@@ -213,8 +213,8 @@ async fn an_index_that_is_built_beside_a_worker_costs_no_attempt() {
     }
 }
 
-/// With `claim_each`, a row is charged from the third connection on that breaks in a row. A result in between is written by one that
-/// does not break.
+/// With `claim_each`, a row is charged from the third connection on that breaks in a row. A result in between is
+/// written by one that does not break.
 #[tokio::test]
 async fn only_connections_that_break_in_a_row_cost_an_attempt() {
     let Some(bench) = Bench::postgres().await else { return };

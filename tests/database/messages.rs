@@ -1,5 +1,5 @@
-//! Errors of users' code and data whose messages contain the words of an outage or of a conflict. The cause of an error is its
-//! code: such an error is the row's own, or the service's.
+//! Errors of users' code and data whose messages contain the words of an outage or of a conflict. The cause of an error
+//! is its code: such an error is the row's own, or the service's.
 
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, RuntimeErr};
 use service_core::database::Transaction;

@@ -1,8 +1,8 @@
-//! Which cron fires are missed: those that come due while no process is up. Not those that a manual stop, a pause or another
-//! schedule skips.
+//! Which cron fires are missed: those that come due while no process is up. Not those that a manual stop, a pause or
+//! another schedule skips.
 //!
-//! Each process of a test is a runtime with a test bed of its own, so that hours pass in moments. It is killed: its runtime is
-//! dropped. On real processes, see `catch_up`.
+//! Each process of a test is a runtime with a test bed of its own, so that hours pass in moments. It is killed: its
+//! runtime is dropped. On real processes, see `catch_up`.
 
 use std::time::{Duration, SystemTime};
 

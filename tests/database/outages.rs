@@ -1,5 +1,5 @@
-//! A server that answers, but cannot do its work: read-only, or without a free connection. That is an outage, which fails no row
-//! and no service.
+//! A server that answers, but cannot do its work: read-only, or without a free connection. That is an outage, which
+//! fails no row and no service.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

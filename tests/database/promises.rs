@@ -59,7 +59,7 @@ pub(crate) async fn run_to_the_end(
     panic!("rows are still due after 60 runs");
 }
 
-// ── 1. nothing is reported as done before it is committed ───────────────────────────────────────────────────────────────
+// ── 1. nothing is reported as done before it is committed ───────────────────────────────────────────────────────────
 
 /// Every completed row has its effect, and no other row has one.
 async fn effects_belong_to_completed_rows(bench: &Bench, context: &str) {
@@ -425,8 +425,8 @@ async fn on_postgres_a_conflict_costs_no_attempt() {
     }
 }
 
-/// On PostgreSQL, an error that says that the server cannot work now ends the run, and costs no attempt. From the third time in a row
-/// on, a connection that the server ends costs the row one that is alone.
+/// On PostgreSQL, an error that says that the server cannot work now ends the run, and costs no attempt. From the third
+/// time in a row on, a connection that the server ends costs the row one that is alone.
 #[tokio::test]
 async fn on_postgres_a_server_that_cannot_work_costs_no_attempt() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -589,8 +589,8 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(b
     }
 }
 
-/// The same for a rule and a trigger that are created after the table was inspected: it is inspected again at the first row
-/// that they keep.
+/// The same for a rule and a trigger that are created after the table was inspected: it is inspected again at the first
+/// row that they keep.
 pub(crate) async fn a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps(bench: Bench) {
     let keeps = if bench.is_postgres() {
         vec![

@@ -1,4 +1,5 @@
-//! Servers and poolers that refuse a connection with an error of their own: the error is shown, with advice where there is one.
+//! Servers and poolers that refuse a connection with an error of their own: the error is shown, with advice where there
+//! is one.
 
 use std::time::Duration;
 
@@ -62,8 +63,8 @@ impl Direct {
 
 const ADVICE: &str = "ignore_startup_parameters = extra_float_digits";
 
-/// PgBouncer refuses a parameter that the driver sends at the start of a connection, with 08P01 and a text that differs between its
-/// versions.
+/// PgBouncer refuses a parameter that the driver sends at the start of a connection, with 08P01 and a text that differs
+/// between its versions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_refuses_a_parameter_is_explained() {
     for message in ["unsupported startup parameter: extra_float_digits", "nicht unterstützter Parameter"] {

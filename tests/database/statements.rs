@@ -38,7 +38,8 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     let count = |word: &str| sent.iter().filter(|sent| *sent == word).count();
     // The claim and the completion.
     assert_eq!((count("WITH"), count("UPDATE"), count("INSERT"), count("COMMIT")), (2, 0, 3, 1), "{sent:?}");
-    // The isolation level, a check that the transaction is still open, and at most one more statement per item that writes.
+    // The isolation level, a check that the transaction is still open, and at most one more statement per item that
+    // writes.
     assert!(sent.len() <= 3 + 3 + 3 + 2, "{sent:?}");
     let claim = log.lines().into_iter().find(|line| line.contains("WITH")).unwrap();
     assert!(claim.contains("FOR NO KEY UPDATE") && claim.contains("SKIP LOCKED"), "{claim}");

@@ -1,7 +1,7 @@
 //! A commit whose answer never comes, because the network loses all packets of its connection.
 //!
-//! The limit of a commit is a minute. These tests wait for the lost packet in real time, and then move tokio's clock over that
-//! minute.
+//! The limit of a commit is a minute. These tests wait for the lost packet in real time, and then move tokio's clock
+//! over that minute.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -165,8 +165,8 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("not within 20 s: {what}"))
 }
 
-/// The commit of a batch, or of its second item, is lost: the run ends with an error, other workers go on, and no effect is lost or
-/// repeated, whether the server has committed or not.
+/// The commit of a batch, or of its second item, is lost: the run ends with an error, other workers go on, and no
+/// effect is lost or repeated, whether the server has committed or not.
 #[tokio::test]
 async fn a_commit_without_an_answer_ends_after_a_minute() {
     for each in [false, true] {

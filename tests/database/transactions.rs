@@ -145,8 +145,8 @@ pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
     assert_eq!(kept, [0, 0, 1]);
 }
 
-/// A transaction that is cancelled while it begins, by a timeout for example, leaves its connection outside of one: what others
-/// write through that connection is kept.
+/// A transaction that is cancelled while it begins, by a timeout for example, leaves its connection outside of one:
+/// what others write through that connection is kept.
 pub(crate) async fn a_begin_that_is_cancelled_leaves_nothing_open(bench: Bench) {
     table(&bench.db).await;
     let mut options = sea_orm::ConnectOptions::new(bench.url.clone());

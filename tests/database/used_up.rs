@@ -84,7 +84,8 @@ impl Leader {
     }
 }
 
-/// Runs hold all connections for longer than a lease lasts, of a pool that the registry has opened, and of one that it was given.
+/// Runs hold all connections for longer than a lease lasts, of a pool that the registry has opened, and of one that it
+/// was given.
 pub(crate) async fn a_lease_is_renewed_while_the_pool_is_exhausted(bench: crate::Bench) {
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(2).acquire_timeout(Duration::from_secs(2));
@@ -109,8 +110,8 @@ pub(crate) async fn a_lease_is_renewed_while_the_pool_is_exhausted(bench: crate:
     }
 }
 
-/// Fifty services need the database for their leases at the same moment. The registry opens one connection for all of them beside the
-/// pool, one for its checks, and one for other work.
+/// Fifty services need the database for their leases at the same moment. The registry opens one connection for all of
+/// them beside the pool, one for its checks, and one for other work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_many_leases_share_one_connection_beside_an_exhausted_pool() {
     const SERVICES: usize = 50;

@@ -195,7 +195,8 @@ pub(crate) async fn the_error_names_a_missing_table(bench: Bench) {
     assert!(error.find::<sea_orm::DbErr>().is_some());
 }
 
-/// PostgreSQL: the row breaks its connection every time. From the third time on it loses an attempt; the others only wait.
+/// PostgreSQL: the row breaks its connection every time. From the third time on it loses an attempt; the others only
+/// wait.
 #[tokio::test]
 async fn a_row_that_breaks_its_connection_is_detected() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -223,8 +224,9 @@ async fn a_row_that_breaks_its_connection_is_detected() {
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
 }
 
-/// Waits until the locks are released: a terminated server process first notifies its client, and then releases its locks. The
-/// predicate locks of serializable transactions do not count: they stay until every concurrent transaction of the server has ended.
+/// Waits until the locks are released: a terminated server process first notifies its client, and then releases its
+/// locks. The predicate locks of serializable transactions do not count: they stay until every concurrent transaction
+/// of the server has ended.
 async fn until_unlocked(db: &DatabaseConnection) {
     let held = "SELECT count(*) AS n FROM pg_locks WHERE relation = 'job'::regclass AND pid <> pg_backend_pid() \
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode <> 'SIReadLock'";
@@ -295,7 +297,8 @@ async fn on_sqlite_writing_past_an_open_batch_says_what_to_do() {
     assert!(message.contains("a batch of this service holds it") && message.contains("item.tx()"), "{message}");
 }
 
-/// PostgreSQL reports "already exists, skipping", which the driver logs, where a table or an index is created that exists.
+/// PostgreSQL reports "already exists, skipping", which the driver logs, where a table or an index is created that
+/// exists.
 pub(crate) async fn a_start_logs_nothing_of_the_database(bench: Bench) {
     jobs(&bench.db, 1).await;
     let (log, _listening) = Log::listen_to("sqlx");

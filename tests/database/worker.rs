@@ -1,8 +1,8 @@
 //! A worker process that the suite kills: it processes jobs until then.
 //!
 //! Arguments: the URL of the database, and `claim`, `claim_each`, `concurrent`, `poisoned`, `poisoned_concurrent`,
-//! `poisoned_ahead`, `ahead` or `mailer`; or `all` or `latest` for a cron service with that `catch_up`; or `cluster` for one that
-//! runs on one replica at a time.
+//! `poisoned_ahead`, `ahead` or `mailer`; or `all` or `latest` for a cron service with that `catch_up`; or `cluster`
+//! for one that runs on one replica at a time.
 
 #[path = "fires.rs"]
 mod fires;

@@ -1,7 +1,7 @@
 //! When cron schedules fire, by an independent model that checks every minute of the month.
 //!
-//! It follows what the contract says about DST: a fixed time that is skipped fires once, at the end of the skipped hour; a
-//! fixed time that is repeated fires the first time; everything else follows the wall clock.
+//! It follows what the contract says about DST: a fixed time that is skipped fires once, at the end of the skipped
+//! hour; a fixed time that is repeated fires the first time; everything else follows the wall clock.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,13 +1,13 @@
 //! Simulates a month of fifty services from a seed, and checks every event against a model of the contract.
 //!
 //! `cargo test -p service-tests --test simulation` simulates fifty months. `SIM_SEEDS=1000` simulates a thousand,
-//! `SIM_SEED=123` only month 123 (with `SIM_SEEDS=10`, ten months from 123 on), and `SIM_DAYS=3` makes months shorter. An
-//! error is printed with its seed and the end of the trace. The same seed gives the same error every time.
+//! `SIM_SEED=123` only month 123 (with `SIM_SEEDS=10`, ten months from 123 on), and `SIM_DAYS=3` makes months shorter.
+//! An error is printed with its seed and the end of the trace. The same seed gives the same error every time.
 //!
-//! The services (`actor`, `blocker`, `streamer`) and the operator (`operator`) choose their actions by random numbers from the seed.
-//! Their reports and the registry's events form one trace (`trace`, `world`). `model` knows from the contract alone what the
-//! trace may contain. Blocking runs, which are on threads, take turns (`stage`). Cron schedules fire by a calendar of the
-//! model's own (`fires`), in months in which DST begins or ends.
+//! The services (`actor`, `blocker`, `streamer`) and the operator (`operator`) choose their actions by random numbers
+//! from the seed. Their reports and the registry's events form one trace (`trace`, `world`). `model` knows from the
+//! contract alone what the trace may contain. Blocking runs, which are on threads, take turns (`stage`). Cron schedules
+//! fire by a calendar of the model's own (`fires`), in months in which DST begins or ends.
 //!
 //! Not simulated, because a month with them would not replay exactly: overrides in tables, which need the time of a
 //! database; a wall clock that is set; blocking `cleanup`s, whose beginning is not an event; and blocking `run`s.
@@ -45,8 +45,8 @@ use crate::stage::Hooks;
 use crate::streamer::Streamer;
 use crate::world::{Verdict, World};
 
-/// When months begin, in seconds since 1970. In the first month DST does not change; in the others it begins or ends in New
-/// York, Berlin or Lord Howe, or in two of them.
+/// When months begin, in seconds since 1970. In the first month DST does not change; in the others it begins or ends in
+/// New York, Berlin or Lord Howe, or in two of them.
 const MONTHS: [i64; 5] = [
     1_767_225_600, // 2026-01-01 00:00 UTC
     1_771_545_600, // 2026-02-20 00:00 UTC

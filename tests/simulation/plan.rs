@@ -1,4 +1,5 @@
-//! When a run must begin, computed independently from the contract: grid, delay, jitter, waits after failures, restarts.
+//! When a run must begin, computed independently from the contract: grid, delay, jitter, waits after failures,
+//! restarts.
 
 use crate::cast::{Part, Restart, Schedule};
 use crate::fires::Fires;
@@ -44,7 +45,8 @@ pub(crate) struct Timetable {
     /// The schedule of the grid; a changed one applies when no run is in progress.
     stands_on: Schedule,
     fires: Fires,
-    /// Fires that the next run may be for. There are several if jitter hides whether a requested run was for the first one.
+    /// Fires that the next run may be for. There are several if jitter hides whether a requested run was for the first
+    /// one.
     waited: Vec<Ms>,
     /// Whether a run since then was for one of them.
     served: Served,
@@ -115,8 +117,8 @@ impl Timetable {
         self.settle();
     }
 
-    /// Changes the schedule: the grid first advances to the start of the last run. During a run or a `cleanup` the change
-    /// applies later.
+    /// Changes the schedule: the grid first advances to the start of the last run. During a run or a `cleanup` the
+    /// change applies later.
     pub(crate) fn change(&mut self, schedule: Schedule, busy: bool) {
         self.schedule = schedule;
         if !busy {
@@ -175,8 +177,8 @@ impl Timetable {
         })
     }
 
-    /// Returns the next regular run if the one that was due was given up at this moment, before it began: no instance could be
-    /// built. The initial delay continues.
+    /// Returns the next regular run if the one that was due was given up at this moment, before it began: no instance
+    /// could be built. The initial delay continues.
     pub(crate) fn next_without_run(&mut self, now: Ms) -> Option<Window> {
         let due = match self.stands_on {
             Schedule::OnDemand | Schedule::Long => return None,

@@ -1,9 +1,9 @@
 //! The stage: blocking runs take turns here, one at a time, so that a month with threads replays exactly.
 //!
-//! A blocking run is on a thread of its own, and reports and requests nothing before its turn. The simulation's own thread
-//! grants the turns just before it would park, when no task is left to be polled. It waits until the run has ended its turn:
-//! either the run holds until a moment of virtual time, or its thread has ended, which is after the runtime has received the
-//! result of the run.
+//! A blocking run is on a thread of its own, and reports and requests nothing before its turn. The simulation's own
+//! thread grants the turns just before it would park, when no task is left to be polled. It waits until the run has
+//! ended its turn: either the run holds until a moment of virtual time, or its thread has ended, which is after the
+//! runtime has received the result of the run.
 //!
 //! During blocking runs, tokio's paused clock does not advance by itself. A task advances it, a millisecond at a time.
 

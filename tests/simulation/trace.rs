@@ -1,7 +1,7 @@
 //! The trace: everything that happened in one simulated registry, line by line.
 //!
-//! The tricky part is order. The registry's events wait in a channel, while the services' own reports are written at once.
-//! So every report first fetches the waiting events, and each line is in its right place.
+//! The tricky part is order. The registry's events wait in a channel, while the services' own reports are written at
+//! once. So every report first fetches the waiting events, and each line is in its right place.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -233,8 +233,8 @@ impl What {
 }
 
 impl What {
-    /// Whether a service's health may change with this line. A request takes effect only after its line, and the registry
-    /// learns of the services' own reports only later.
+    /// Whether a service's health may change with this line. A request takes effect only after its line, and the
+    /// registry learns of the services' own reports only later.
     pub(crate) fn shows_in_health(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,5 @@
-//! The data that all parts of one simulation share: the registry, the trace, the model that checks it, and random numbers.
+//! The data that all parts of one simulation share: the registry, the trace, the model that checks it, and random
+//! numbers.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -146,8 +147,8 @@ impl World {
         self.lock().contexts[service].clone()
     }
 
-    /// Returns whether a service's schedule was not changed yet at this moment: for two changes at once, the contract does
-    /// not say which one has an effect.
+    /// Returns whether a service's schedule was not changed yet at this moment: for two changes at once, the contract
+    /// does not say which one has an effect.
     pub(crate) fn may_change_schedule(&self, service: usize) -> bool {
         let now = self.now();
         self.lock().changed[service].replace(now) != Some(now)

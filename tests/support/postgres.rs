@@ -1,8 +1,8 @@
 //! A PostgreSQL server for the tests, in a temporary directory, reached through a socket there.
 //!
-//! The tricky part is its end. However the test process ends, even by a panic or SIGKILL, the pipe to a waiting shell closes,
-//! and that shell stops the server and removes the directory. PostgreSQL does not run as root, so root starts it as another
-//! user.
+//! The tricky part is its end. However the test process ends, even by a panic or SIGKILL, the pipe to a waiting shell
+//! closes, and that shell stops the server and removes the directory. PostgreSQL does not run as root, so root starts
+//! it as another user.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,8 +84,8 @@ impl Postgres {
             .arg(options));
     }
 
-    /// Makes sure that options in `POSTGRES_OPTIONS` have an effect: without the translations, a server that is told to speak German
-    /// speaks English.
+    /// Makes sure that options in `POSTGRES_OPTIONS` have an effect: without the translations, a server that is told to
+    /// speak German speaks English.
     fn check_options(&self) {
         let options = std::env::var("POSTGRES_OPTIONS").unwrap_or_default();
         let answer = |sql: &str| {

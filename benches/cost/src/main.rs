@@ -2,8 +2,8 @@
 //!
 //! `cost counts` compares the instructions of a run with `counts.txt`; with `--update` it writes them there.
 //! `cost memory (service|keeping) COUNT` prints the live heap of each one that waits, in bytes.
-//! `cost run (service|admin) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions. `admin`,
-//! with the feature of the same name, serves the admin interface beside the services.
+//! `cost run (service|admin) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions.
+//! `admin`, with the feature of the same name, serves the admin interface beside the services.
 
 use std::time::Duration;
 

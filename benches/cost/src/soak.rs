@@ -1,11 +1,12 @@
-//! A long run on the real clock: `soak [SECONDS]` (an hour by default) has 1,000 services run every 10 ms on two threads.
+//! A long run on the real clock: `soak [SECONDS]` (an hour by default) has 1,000 services run every 10 ms on two
+//! threads.
 //!
-//! Once a minute, and at the end, it prints the memory of the process, how many runs there were, how many points of the grid were
-//! skipped because a run began late, and the mean time from one run to the next. Memory must stay flat. A point is skipped, and not
-//! made up for, if the machine is too busy for it; no run is ever lost without that.
+//! Once a minute, and at the end, it prints the memory of the process, how many runs there were, how many points of the
+//! grid were skipped because a run began late, and the mean time from one run to the next. Memory must stay flat. A
+//! point is skipped, and not made up for, if the machine is too busy for it; no run is ever lost without that.
 //!
-//! `soak SECONDS readers`, with the feature `admin`, serves the admin interface to ten readers besides, which follow `/events` and read
-//! `/metrics` every 15 s. They are a process of their own.
+//! `soak SECONDS readers`, with the feature `admin`, serves the admin interface to ten readers besides, which follow
+//! `/events` and read `/metrics` every 15 s. They are a process of their own.
 
 use std::io::Write as _;
 use std::net::TcpStream;

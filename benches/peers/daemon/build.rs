@@ -1,5 +1,5 @@
-//! The peer's services are functions, found at link time: there is no way to make more of them while the program runs. So this writes them:
-//! as many as the table needs.
+//! The peer's services are functions, found at link time: there is no way to make more of them while the program runs.
+//! So this writes them: as many as the table needs.
 
 use std::fmt::Write as _;
 use std::path::Path;

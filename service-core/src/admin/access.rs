@@ -1,7 +1,8 @@
 //! Who may do what: the token, other sites, other hosts.
 //!
-//! The tricky part is a browser. A page of another site can make it send requests to a loopback address, or point a host name
-//! of its own at it. So on loopback only loopback's host names are answered, and requests that another site began are refused.
+//! The tricky part is a browser. A page of another site can make it send requests to a loopback address, or point a
+//! host name of its own at it. So on loopback only loopback's host names are answered, and requests that another site
+//! began are refused.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;

@@ -1,8 +1,8 @@
 //! [`AlertRules`]: the alerting rules of a program, which follow from the options of its services and from its tables of work.
 //!
-//! The tricky part is the rule for a missing success. A process that was restarted knows no earlier success, and a service
-//! that is paused or stopped is not expected to succeed. So the rule asks three questions: has the service been working for
-//! all of the time, was it known at its beginning, and has Prometheus seen no success since?
+//! The tricky part is the rule for a missing success. A process that was restarted knows no earlier success, and a
+//! service that is paused or stopped is not expected to succeed. So the rule asks three questions: has the service been
+//! working for all of the time, was it known at its beginning, and has Prometheus seen no success since?
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,8 +16,8 @@ use crate::schedule::{CronSchedule, Schedule, cron};
 
 /// A success may be missing for at least this long: a server that scrapes once a minute sees three values in this time.
 const LEAST: Duration = Duration::from_secs(180);
-/// From here on a process may be replaced by one with another address before the time is over, so that the instances count
-/// together.
+/// From here on a process may be replaced by one with another address before the time is over, so that the instances
+/// count together.
 const INSTANCES_CHANGE: Duration = Duration::from_secs(3_600);
 /// Added to spans of days: clocks change, and runs take time.
 const CLOCK_CHANGE: Duration = Duration::from_secs(3_600);
@@ -26,7 +26,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// How many intervals may pass without a success.
 const INTERVALS: u32 = 3;
 
-/// The alerting rules of a program, for Prometheus, as [`alert_rules`] returns them. [`Display`](fmt::Display) writes YAML.
+/// The alerting rules of a program, for Prometheus, as [`alert_rules`] returns them. [`Display`](fmt::Display) writes
+/// YAML.
 #[derive(Clone, Debug)]
 #[must_use = "the rules are written by `Display`"]
 pub struct AlertRules {
@@ -36,8 +37,8 @@ pub struct AlertRules {
     job: Option<String>,
 }
 
-/// Returns the alerting rules that follow from the options of the services and from the tables of work, as YAML for Prometheus.
-/// Nothing has to run: a registry that was only built is enough.
+/// Returns the alerting rules that follow from the options of the services and from the tables of work, as YAML for
+/// Prometheus. Nothing has to run: a registry that was only built is enough.
 ///
 /// | alert | fires when |
 /// |---|---|
@@ -51,7 +52,8 @@ pub struct AlertRules {
 /// | `WorkRowsFailed` | a table of work has failed rows |
 /// | `WorkRowsOld` | the oldest due row of a table of work has been due for 15 min |
 ///
-/// Labels: `severity` is `critical` or `warning`. Annotations: `summary`, `description`, and `action`, which says what to do.
+/// Labels: `severity` is `critical` or `warning`. Annotations: `summary`, `description`, and `action`, which says what
+/// to do.
 ///
 /// ```standalone_crate
 /// use service_core::prelude::*;
@@ -81,8 +83,8 @@ pub fn alert_rules(registry: &ServiceRegistry) -> AlertRules {
 }
 
 impl AlertRules {
-    /// Restricts the rules to the series of one scrape job. Needed if Prometheus scrapes several programs which have services
-    /// with the same ids.
+    /// Restricts the rules to the series of one scrape job. Needed if Prometheus scrapes several programs which have
+    /// services with the same ids.
     pub fn job(mut self, job: impl Into<String>) -> Self {
         self.job = Some(job.into());
         self

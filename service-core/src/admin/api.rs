@@ -169,7 +169,8 @@ pub(crate) async fn events(
         if !is_mounted {
             return std::future::pending().await;
         }
-        // The application's own server waits for the end of all answers before it stops, and may stop before the services.
+        // The application's own server waits for the end of all answers before it stops, and may stop before the
+        // services.
         let _ = tokio::time::timeout(MOUNTED_STREAM, session.closing()).await;
     };
     let hello = Event::default().comment("events from now on").retry(reconnect);

@@ -23,7 +23,8 @@ use crate::sync::Mutex;
 
 /// How many entries of the audit are kept in memory at most.
 const AUDIT_IN_MEMORY: usize = 1_000;
-/// How long a request waits until the database has taken entries of the audit. Those that it has not taken stay in memory.
+/// How long a request waits until the database has taken entries of the audit. Those that it has not taken stay in
+/// memory.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request waits for what it reads from the database.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,7 +37,8 @@ pub(crate) struct Core {
     pub(crate) events: Arc<Events>,
     pub(crate) samples: Arc<WorkSamples>,
     pub(crate) metrics: Vec<RenderMetrics>,
-    /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the last.
+    /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the
+    /// last.
     audit: Mutex<VecDeque<AuditEntry>>,
     /// The time of the newest entry.
     newest: Mutex<SystemTime>,
@@ -62,7 +64,8 @@ impl Core {
         self.audit.lock()
     }
 
-    /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in their order.
+    /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in
+    /// their order.
     fn time_of_entry(&self, now: SystemTime) -> SystemTime {
         let mut newest = self.newest.lock();
         let is_same = newest.duration_since(now).is_ok_and(|ahead| ahead < Duration::from_millis(1));
@@ -93,8 +96,8 @@ impl App {
         self.registry.get(id).ok_or_else(|| ApiError::no_service(id))
     }
 
-    /// Awaits `work` on the runtime of the services: connections to a database belong to it. If the request is dropped, the work
-    /// continues.
+    /// Awaits `work` on the runtime of the services: connections to a database belong to it. If the request is dropped,
+    /// the work continues.
     ///
     /// # Errors
     /// That runtime has ended.
@@ -123,8 +126,8 @@ impl App {
     /// Reads from the database, on the runtime of the services.
     ///
     /// # Errors
-    /// An outage is known: then the database is not asked. The read fails, or has no answer in time: the database does not answer,
-    /// or that runtime is blocked.
+    /// An outage is known: then the database is not asked. The read fails, or has no answer in time: the database does
+    /// not answer, or that runtime is blocked.
     pub(crate) async fn read_within<T, F>(&self, limit: Duration, read: F) -> ApiResult<T>
     where
         T: Send + 'static,
@@ -175,7 +178,8 @@ impl App {
         }
     }
 
-    /// Returns the time by the database's clock, which all processes share; by that of this process if it does not answer.
+    /// Returns the time by the database's clock, which all processes share; by that of this process if it does not
+    /// answer.
     async fn now_by(&self, store: Option<&dyn OperatorStore>, deadline: Instant) -> SystemTime {
         let services = &self.registry.inner.services;
         if let Some(store) = store
@@ -186,7 +190,8 @@ impl App {
         services.shared.clock.wall_now()
     }
 
-    /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back the others.
+    /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back
+    /// the others.
     async fn write_audit(&self, store: &dyn OperatorStore, deadline: Instant) -> Result<()> {
         let entries: Vec<AuditEntry> = self.core.audit().iter().rev().cloned().collect();
         let write_all = async {

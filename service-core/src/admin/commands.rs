@@ -97,7 +97,8 @@ pub(crate) enum Effect {
     RunContinues,
 }
 
-/// The report of a run that was requested. If another replica made it, the health and the runs of the service here do not show it.
+/// The report of a run that was requested. If another replica made it, the health and the runs of the service here do
+/// not show it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Report {
     /// The number of the run; `None` if another replica made it, or if no instance could be built for it.
@@ -187,8 +188,8 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
     done.map(|()| Effect::Complete)
 }
 
-/// Pauses a service by an override, so that it stays paused on every replica and after a restart. Another replica may run a service
-/// that does not run here.
+/// Pauses a service by an override, so that it stays paused on every replica and after a restart. Another replica may
+/// run a service that does not run here.
 async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by: &str, why: &str) -> ApiResult<()> {
     let id = handle.id();
     let why_not = {
@@ -343,7 +344,8 @@ pub(crate) async fn put_override(
 /// Sets an override, and records it.
 ///
 /// # Errors
-/// There is no such service (404); there is no database (409); the value cannot be used (422); the database does not answer (503).
+/// There is no such service (404); there is no database (409); the value cannot be used (422); the database does not
+/// answer (503).
 pub(crate) async fn set_override(
     app: &SharedApp,
     id: &str,

@@ -1,9 +1,9 @@
 //! [`Events`]: the events of services, as server-sent events for all readers.
 //!
-//! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a second is
-//! sent. One task collects the events for all readers, and only while there are readers. It does not wait for events, it looks for
-//! them ten times a second: so an event wakes no thread. A reader that is far behind gets a last message that says so, and is
-//! dropped.
+//! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a
+//! second is sent. One task collects the events for all readers, and only while there are readers. It does not wait for
+//! events, it looks for them ten times a second: so an event wakes no thread. A reader that is far behind gets a last
+//! message that says so, and is dropped.
 
 use std::collections::HashMap;
 use std::future::Future;

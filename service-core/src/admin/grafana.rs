@@ -12,9 +12,10 @@ const BAD: &str = "red";
 const POOR: &str = "yellow";
 const GOOD: &str = "green";
 
-/// Returns a Grafana dashboard for the metrics of a program, as JSON to be imported or provisioned: the status of its services, runs,
-/// failures by kind, durations, items, the services' own counters and gauges, firing alerts, and tables of work, if it has any.
-/// Variables select the data source, the job and the services. Nothing has to run: a registry that was only built is enough.
+/// Returns a Grafana dashboard for the metrics of a program, as JSON to be imported or provisioned: the status of its
+/// services, runs, failures by kind, durations, items, the services' own counters and gauges, firing alerts, and tables
+/// of work, if it has any. Variables select the data source, the job and the services. Nothing has to run: a registry
+/// that was only built is enough.
 ///
 /// ```standalone_crate
 /// use service_core::prelude::*;

@@ -1,4 +1,5 @@
-//! The middleware in front of every route: refuses requests, reads bodies within limits, and adds the headers that protect pages.
+//! The middleware in front of every route: refuses requests, reads bodies within limits, and adds the headers that
+//! protect pages.
 
 use std::time::Duration;
 

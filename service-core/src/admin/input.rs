@@ -32,7 +32,8 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Input<T> 
         let read = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
         let body = read.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
         let start = body.trim_ascii_start();
-        // `curl -d '{"by": "ann"}'` sends JSON as a form. A list would be taken for the fields of a struct in their order.
+        // `curl -d '{"by": "ann"}'` sends JSON as a form. A list would be taken for the fields of a struct in their
+        // order.
         match start.first() {
             None => Ok(Self(T::default())),
             Some(b'{') => {
@@ -108,8 +109,8 @@ pub(crate) fn without_controls(text: String) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Parses an expiry: a time, such as `2026-01-31T12:00:00Z`, or a duration from now on, such as `2h`. Its units are those of the
-/// configuration.
+/// Parses an expiry: a time, such as `2026-01-31T12:00:00Z`, or a duration from now on, such as `2h`. Its units are
+/// those of the configuration.
 ///
 /// # Errors
 /// It is neither, or it is over.

@@ -1,7 +1,7 @@
 //! `GET /metrics`: the state of all services as Prometheus text, followed by what the application's recorder renders.
 //!
-//! The series are read from the state of the services at each request. So a service that is unregistered leaves no series
-//! behind, and a run costs nothing for them but its place in the history.
+//! The series are read from the state of the services at each request. So a service that is unregistered leaves no
+//! series behind, and a run costs nothing for them but its place in the history.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,8 +104,9 @@ fn pair(name: &str, value: &str) -> LabelPair {
     pair
 }
 
-/// Whether a line of Prometheus text belongs to a family of this crate. Prometheus accepts each family once, and a recorder of the
-/// application also has those of the services if the feature `metrics` is on. Its values may be of services that are unregistered.
+/// Whether a line of Prometheus text belongs to a family of this crate. Prometheus accepts each family once, and a
+/// recorder of the application also has those of the services if the feature `metrics` is on. Its values may be of
+/// services that are unregistered.
 fn is_ours(line: &str) -> bool {
     let of_comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
     let name = of_comment.unwrap_or(line).split(['{', ' ', '\n']).next().unwrap_or_default();

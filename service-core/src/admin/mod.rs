@@ -1,7 +1,8 @@
-//! Operates the services of a program over HTTP: health for probes, commands, overrides, metrics, events and a dashboard.
+//! Operates the services of a program over HTTP: health for probes, commands, overrides, metrics, events and a
+//! dashboard.
 //!
-//! [`RegistryBuilder::admin`] serves all of it on an address of its own; [`router`] mounts it in the application's own axum
-//! server. `docs/operations.md` shows how to use it.
+//! [`RegistryBuilder::admin`] serves all of it on an address of its own; [`router`] mounts it in the application's own
+//! axum server. `docs/operations.md` shows how to use it.
 //!
 //! | path | answer |
 //! |---|---|
@@ -21,12 +22,13 @@
 //!
 //! An error is a JSON object with the field `error`.
 //!
-//! [`alert_rules`] and [`grafana_dashboard`] return alerting rules for Prometheus and a dashboard for Grafana, without a server.
+//! [`alert_rules`] and [`grafana_dashboard`] return alerting rules for Prometheus and a dashboard for Grafana, without
+//! a server.
 //!
 //! # Who may do what
 //!
-//! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`]. A variable that is not valid
-//! UTF-8 is an error at start.
+//! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`]. A variable that
+//! is not valid UTF-8 is an error at start.
 //!
 //! | served | reading | changing |
 //! |---|---|---|
@@ -36,8 +38,8 @@
 //! | by [`router`] | needs the token, except `/health/*` | needs the token |
 //!
 //! Send the token as `Authorization: Bearer …`, or log in at `/login`: a cookie then holds it. Without the token,
-//! `/health/*` shows states without reasons. Requests from other sites (`Origin`, `Sec-Fetch-Site`) and, on loopback, for
-//! other hosts (`Host`) get 403; a body over 64 KiB gets 413.
+//! `/health/*` shows states without reasons. Requests from other sites (`Origin`, `Sec-Fetch-Site`) and, on loopback,
+//! for other hosts (`Host`) get 403; a body over 64 KiB gets 413.
 
 mod access;
 mod alert_rules;
@@ -101,12 +103,12 @@ pub fn router(services: &ServiceRegistry) -> Router {
 }
 
 impl RegistryBuilder {
-    /// Serves the admin interface on this address, such as `127.0.0.1:9876`; port 0 takes any free port. It answers from the
-    /// start of the services until the end of their shutdown, on a thread of its own. The environment variable `ADMIN_ADDR`
-    /// overrides it; without either, nothing is served.
+    /// Serves the admin interface on this address, such as `127.0.0.1:9876`; port 0 takes any free port. It answers
+    /// from the start of the services until the end of their shutdown, on a thread of its own. The environment variable
+    /// `ADMIN_ADDR` overrides it; without either, nothing is served.
     ///
-    /// `build` fails if this is not an IP address (or `localhost`) with a port, or if it is not a loopback address and no
-    /// token is set; the start fails if the port is taken.
+    /// `build` fails if this is not an IP address (or `localhost`) with a port, or if it is not a loopback address and
+    /// no token is set; the start fails if the port is taken.
     ///
     /// ```no_run
     /// use service_core::prelude::*;
@@ -121,8 +123,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets the token of the admin interface. The environment variable `ADMIN_TOKEN` overrides it. Space around the token is
-    /// removed, and an empty token is none. `build` fails if a header cannot contain the token.
+    /// Sets the token of the admin interface. The environment variable `ADMIN_TOKEN` overrides it. Space around the
+    /// token is removed, and an empty token is none. `build` fails if a header cannot contain the token.
     pub fn admin_token(mut self, token: impl Into<String>) -> Self {
         self.companion_settings.get::<AdminSettings>().token = Some(token.into());
         self

@@ -1,5 +1,5 @@
-//! The replicas on the registry's database: `GET /replicas`, and what the pages show of them: which replica holds which lease, and
-//! what is wrong.
+//! The replicas on the registry's database: `GET /replicas`, and what the pages show of them: which replica holds which
+//! lease, and what is wrong.
 //!
 //! The tricky part is a database that does not answer. Then the pages show what this replica knows itself, and say so.
 

@@ -1,8 +1,8 @@
 //! [`RuntimeThread`]: a tokio runtime on a thread of its own, so that its work goes on even if every thread of the program's runtime
 //! is blocked.
 //!
-//! The tricky part is the end: the work may call the application's code, which may block this thread, or a blocking thread of its
-//! runtime, for as long as it likes. A shutdown does not wait for that.
+//! The tricky part is the end: the work may call the application's code, which may block this thread, or a blocking
+//! thread of its runtime, for as long as it likes. A shutdown does not wait for that.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -38,7 +38,8 @@ impl RuntimeThread {
         let (sender, started) = channel();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _ends: Sender<()> = ends;
-            // Built here: without a thread, it would be dropped on one of the program's runtime, which tokio does not allow.
+            // Built here: without a thread, it would be dropped on one of the program's runtime, which tokio does not
+            // allow.
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(sender.send(Err(error))),

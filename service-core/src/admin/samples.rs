@@ -1,7 +1,7 @@
 //! [`WorkSamples`]: the last counts of the tables of work.
 //!
-//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request of them on, and each count ends at
-//! 10,000. Requests wait for the first counts, until 2 s after the task has begun.
+//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request of them on, and
+//! each count ends at 10,000. Requests wait for the first counts, until 2 s after the task has begun.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};
@@ -112,7 +112,8 @@ impl WorkSamples {
         let _ = timeout_at(began + FIRST_TIMEOUT, complete.wait_for(|complete| *complete)).await;
     }
 
-    /// Counts the rows of one table, after a request has changed them. Waits until that is done, but not longer than for first counts.
+    /// Counts the rows of one table, after a request has changed them. Waits until that is done, but not longer than
+    /// for first counts.
     pub(crate) async fn sample_soon(self: &Arc<Self>, table: Arc<dyn WorkTable>, now: SystemTime) {
         let samples = self.clone();
         let sampling = tokio::spawn(async move { samples.sample(&*table, now).await });

@@ -1,7 +1,7 @@
 //! [`Server`]: serves HTTP on a thread of its own, so that it answers even if every thread of the program's runtime is blocked.
 //!
-//! The tricky part is clients that are slow on purpose. The header of a request has to arrive within 10 s (`access.rs` limits
-//! the body), a client that reads nothing for 30 s is cut off, and there are at most 1,000 connections.
+//! The tricky part is clients that are slow on purpose. The header of a request has to arrive within 10 s (`access.rs`
+//! limits the body), a client that reads nothing for 30 s is cut off, and there are at most 1,000 connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -21,7 +21,8 @@ const MAX_PAGE: u32 = 500;
 /// The most keys of one retry.
 const MAX_KEYS: usize = 500;
 
-/// How long a request waits for failed rows. The database has 5 s for them, after which the error names the index that helps.
+/// How long a request waits for failed rows. The database has 5 s for them, after which the error names the index that
+/// helps.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One table, as it is shown.
@@ -95,8 +96,8 @@ pub(crate) async fn retry(
 /// Makes failed rows pending again, and records that.
 ///
 /// # Errors
-/// There is no such table (404); the rows are not given, or a key is not one of the table (422); the database refuses or does not
-/// answer (503): then the rows so far stay pending, and are recorded.
+/// There is no such table (404); the rows are not given, or a key is not one of the table (422); the database refuses
+/// or does not answer (503): then the rows so far stay pending, and are recorded.
 pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> ApiResult<u64> {
     let table = table(app, name)?;
     let (by, why) = Author::new(retry.by, retry.why).checked()?;

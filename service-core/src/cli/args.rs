@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 use crate::cli::address::Address;
 
-/// The subcommands `list`, `status`, `explain`, `pause` and so on, as a variant of the application's own enum of subcommands. The
-/// [module](crate::cli) lists them.
+/// The subcommands `list`, `status`, `explain`, `pause` and so on, as a variant of the application's own enum of
+/// subcommands. The [module](crate::cli) lists them.
 ///
 /// With `#[command(subcommand)]` on the variant they are below a subcommand: `station services status`.
 /// [`execute`](Self::execute) carries them out.
@@ -105,7 +105,8 @@ pub(crate) enum Action {
         #[command(flatten)]
         output: Output,
     },
-    /// Prints alerting rules for Prometheus that follow from the services and the tables of work; no program has to run.
+    /// Prints alerting rules for Prometheus that follow from the services and the tables of work; no program has to
+    /// run.
     Alerts {
         /// The scrape job, if Prometheus scrapes several programs whose services have the same ids.
         #[arg(long)]
@@ -141,8 +142,8 @@ pub(crate) struct Change {
 /// The running program.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The address of the admin interface of the running program [default: that of `.admin(…)`, else 127.0.0.1:9876]; ADMIN_TOKEN
-    /// is its token.
+    /// The address of the admin interface of the running program [default: that of `.admin(…)`, else 127.0.0.1:9876];
+    /// ADMIN_TOKEN is its token.
     #[arg(long, env = "ADMIN_ADDR")]
     pub(crate) address: Option<GivenAddress>,
 }

@@ -39,8 +39,8 @@ struct Refusal {
 }
 
 impl Client {
-    /// Returns a client for the address that the arguments or ADMIN_ADDR give, else the one of the program's code. The token is
-    /// that of ADMIN_TOKEN, else of the code.
+    /// Returns a client for the address that the arguments or ADMIN_ADDR give, else the one of the program's code. The
+    /// token is that of ADMIN_TOKEN, else of the code.
     ///
     /// # Errors
     /// The address in the code is wrong, or ADMIN_TOKEN is not valid UTF-8.

@@ -12,11 +12,11 @@ use crate::cli::{local, remote};
 use crate::registry::builder::RegistryBuilder;
 use crate::service::error::{Error, Result};
 
-/// What [`Services::execute`] and [`run`](crate::cli::run) accept: a [`RegistryBuilder`], or a future that returns one, for example from an
-/// async function that connects to a database.
+/// What [`Services::execute`] and [`run`](crate::cli::run) accept: a [`RegistryBuilder`], or a future that returns one,
+/// for example from an async function that connects to a database.
 ///
-/// The future is awaited only by commands that need no running program. The others also answer while the database is down; so
-/// they do not know the address of `.admin(…)` in a future.
+/// The future is awaited only by commands that need no running program. The others also answer while the database is
+/// down; so they do not know the address of `.admin(…)` in a future.
 pub trait IntoBuilder {
     /// Returns what is known of the admin interface without the future.
     #[doc(hidden)]
@@ -52,9 +52,9 @@ where
 }
 
 impl Services {
-    /// Carries out the command. Prints its result to standard output and errors to standard error, and returns the exit status;
-    /// the [module](crate::cli) lists both. `builder` is the one that the program also starts its services with, or a future of
-    /// it.
+    /// Carries out the command. Prints its result to standard output and errors to standard error, and returns the exit
+    /// status; the [module](crate::cli) lists both. `builder` is the one that the program also starts its services
+    /// with, or a future of it.
     ///
     /// Dropping the future ends the command. What the running program has accepted is still carried out.
     ///

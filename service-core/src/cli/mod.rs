@@ -63,13 +63,13 @@
 //! | `alerts`, `grafana` | print [alerting rules](crate::admin::alert_rules) for Prometheus, a [dashboard](crate::admin::grafana_dashboard) for Grafana | no |
 //! | `completions SHELL` | prints a completion script for bash, zsh, fish and others | no |
 //!
-//! A running program is reached at its [admin interface](crate::admin): at `--address` or the environment variable `ADMIN_ADDR`,
-//! else at the address of [`admin`](crate::RegistryBuilder::admin) in the builder (not if that comes from a future), else at
-//! `127.0.0.1:9876`. The token is the environment variable `ADMIN_TOKEN`, else that of the builder; there is no argument for it,
-//! because other users of the machine can see arguments.
+//! A running program is reached at its [admin interface](crate::admin): at `--address` or the environment variable
+//! `ADMIN_ADDR`, else at the address of [`admin`](crate::RegistryBuilder::admin) in the builder (not if that comes from
+//! a future), else at `127.0.0.1:9876`. The token is the environment variable `ADMIN_TOKEN`, else that of the builder;
+//! there is no argument for it, because other users of the machine can see arguments.
 //!
-//! With `--json` the output is JSON. Without it, tables fit the terminal, or the environment variable `COLUMNS`; in a pipe they
-//! have no limit. There is colour only on a terminal, and not if `NO_COLOR` is set.
+//! With `--json` the output is JSON. Without it, tables fit the terminal, or the environment variable `COLUMNS`; in a
+//! pipe they have no limit. There is colour only on a terminal, and not if `NO_COLOR` is set.
 //!
 //! | exit status | meaning |
 //! |---|---|

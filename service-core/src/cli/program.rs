@@ -27,9 +27,9 @@ enum ProgramCommand {
     Services(Services),
 }
 
-/// Runs a program: without arguments, or with `run`, it starts the services and waits for their shutdown; `services …` lists, shows
-/// and operates them, as the [module](crate::cli) says. Other arguments are an error, so that a wrong word does not start the
-/// services. A program with arguments of its own uses [`Services`] instead.
+/// Runs a program: without arguments, or with `run`, it starts the services and waits for their shutdown; `services …`
+/// lists, shows and operates them, as the [module](crate::cli) says. Other arguments are an error, so that a wrong word
+/// does not start the services. A program with arguments of its own uses [`Services`] instead.
 ///
 /// Returns the exit status: 1 if the start or a service has failed. Prints the error to standard error.
 ///

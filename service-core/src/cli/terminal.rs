@@ -48,8 +48,8 @@ impl Terminal {
         format!("{style}{text}{style:#}")
     }
 
-    /// Returns a table without lines that fits the width: long cells are wrapped. It ends with a line end, and is empty without
-    /// rows.
+    /// Returns a table without lines that fits the width: long cells are wrapped. It ends with a line end, and is empty
+    /// without rows.
     pub(crate) fn table<const N: usize>(
         self,
         indent: u16,
@@ -85,7 +85,8 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
 }
 
-/// Escapes characters that control the terminal in JSON, where they are only in texts. The serializer escapes those below U+0020.
+/// Escapes characters that control the terminal in JSON, where they are only in texts. The serializer escapes those
+/// below U+0020.
 pub(crate) fn clean_json(json: &str) -> String {
     let mut cleaned = String::with_capacity(json.len());
     for c in json.chars() {

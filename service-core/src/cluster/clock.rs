@@ -1,7 +1,8 @@
 //! The clocks of leases.
 //!
-//! The holder measures its lease by a clock that also counts while the machine is suspended: `CLOCK_BOOTTIME`. Rust's `Instant`
-//! stands still then, and would show a lease as valid that other replicas have seen expire. The wall clock can be set.
+//! The holder measures its lease by a clock that also counts while the machine is suspended: `CLOCK_BOOTTIME`. Rust's
+//! `Instant` stands still then, and would show a lease as valid that other replicas have seen expire. The wall clock
+//! can be set.
 
 use std::sync::Arc;
 use std::time::Duration;

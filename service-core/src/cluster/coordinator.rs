@@ -1,8 +1,9 @@
 //! [`Coordinator`]: the tasks of one registry that renew its leases, take those that are free, and watch for their end.
 //!
-//! Renewals and takeovers are tasks of their own, since a takeover may have to wait for a commit of the former holder. The tricky
-//! part is an answer that comes late or never. A lease is trusted from the moment when the request was sent, so it ends here
-//! before it ends in the database. Nothing that a lost request may still do can end or extend another lease than its own.
+//! Renewals and takeovers are tasks of their own, since a takeover may have to wait for a commit of the former holder.
+//! The tricky part is an answer that comes late or never. A lease is trusted from the moment when the request was sent,
+//! so it ends here before it ends in the database. Nothing that a lost request may still do can end or extend another
+//! lease than its own.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -40,7 +41,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
 const LONGEST_LIMIT: Duration = Duration::from_secs(5);
 const RECORD_LIMIT: Duration = Duration::from_secs(2);
-/// A takeover is many statements, and may need more time than a renewal: a lease that it gets too late is released again.
+/// A takeover is many statements, and may need more time than a renewal: a lease that it gets too late is released
+/// again.
 const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
 /// How long the end of a shutdown waits for a takeover in progress.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -214,7 +216,7 @@ fn wake(service: &RegisteredService) {
 }
 
 impl Shared {
-    // ── renewals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── renewals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Renews the leases of this replica, all of them by one statement, until the registry is dropped.
     async fn keep_renewing(self: Arc<Self>, services: Weak<Services>) {
@@ -280,7 +282,7 @@ impl Shared {
         }
     }
 
-    // ── takeovers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── takeovers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Takes leases that are free, for the services that wait for one, until the registry is dropped.
     async fn keep_competing(self: Arc<Self>, services: Weak<Services>) {
@@ -303,8 +305,8 @@ impl Shared {
         }
     }
 
-    /// Returns the wait until the next poll. Replicas that were started together do not poll together. On virtual time, where
-    /// every poll costs real time, it is the longer the longer the leases last.
+    /// Returns the wait until the next poll. Replicas that were started together do not poll together. On virtual time,
+    /// where every poll costs real time, it is the longer the longer the leases last.
     fn poll_interval(&self, first_free: Option<Duration>) -> Duration {
         match first_free {
             Some(left) if self.is_virtual => (left / 2).max(POLL_INTERVAL),
@@ -313,7 +315,8 @@ impl Shared {
         }
     }
 
-    /// Finds out which leases are free, by one statement, and takes them one by one. Returns the wait until this is due again.
+    /// Finds out which leases are free, by one statement, and takes them one by one. Returns the wait until this is due
+    /// again.
     async fn compete(&self, wanting: &[Leased]) -> Duration {
         let ids: Vec<Arc<str>> = wanting.iter().map(|(service, _)| service.id().clone()).collect();
         let rows = match self.table.read(&ids, LONGEST_LIMIT).await {

@@ -105,7 +105,7 @@ impl Fleet {
         }
     }
 
-    // ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
     pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
@@ -141,8 +141,8 @@ impl Fleet {
         }
     }
 
-    /// Passes on what other replicas announce, until the registry is dropped. The task that serves requests may be waiting for
-    /// the database meanwhile, and a lease that was released is to be taken at once.
+    /// Passes on what other replicas announce, until the registry is dropped. The task that serves requests may be
+    /// waiting for the database meanwhile, and a lease that was released is to be taken at once.
     pub(super) async fn keep_forwarding(self: Arc<Self>, registry: Weak<RegistryInner>) {
         while registry.strong_count() > 0 {
             if timeout(CHECK_INTERVAL, self.announced.notified()).await.is_ok() {
@@ -299,7 +299,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Makes a run that was requested, and stores its report. Returns `false` if the service has stopped or is handed over since.
+    /// Makes a run that was requested, and stores its report. Returns `false` if the service has stopped or is handed
+    /// over since.
     fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) -> bool {
         let (waiter, report) = oneshot::channel();
         let requested = service.request_run(Some(waiter));
@@ -336,7 +337,7 @@ impl Fleet {
         drop(self.reporting.write().await);
     }
 
-    // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────────
+    // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────
 
     pub(super) async fn request_run(&self, service: &ServiceInner) -> Result<crate::service::outcome::RunReport> {
         let id = self.table.add_request(&service.id, Action::Run, LIMIT).await?;
@@ -378,8 +379,8 @@ impl Fleet {
         }
     }
 
-    /// Requests the wake-ups that this replica cannot serve, each service once in a second: `all` of them, or those that are due. If
-    /// the database does not answer, later. Returns whether some are left.
+    /// Requests the wake-ups that this replica cannot serve, each service once in a second: `all` of them, or those
+    /// that are due. If the database does not answer, later. Returns whether some are left.
     pub(super) async fn send_wakes(&self, all: bool) -> bool {
         let mut sent = self.sent.lock().await;
         sent.retain(|_, at| at.elapsed() < POLL_INTERVAL);
@@ -410,11 +411,12 @@ impl Fleet {
 }
 
 impl ServiceRegistry {
-    /// Returns all replicas on the registry's database that have services with `scope = "cluster"`, with the health of their
-    /// services. Each replica writes that every 5 s.
+    /// Returns all replicas on the registry's database that have services with `scope = "cluster"`, with the health of
+    /// their services. Each replica writes that every 5 s.
     ///
     /// # Errors
-    /// The registry has no database, or the program was built without the feature `cluster`; or the database does not answer.
+    /// The registry has no database, or the program was built without the feature `cluster`; or the database does not
+    /// answer.
     pub async fn replicas(&self) -> Result<Vec<Replica>> {
         let Some(leases) = self.inner.extension.leases() else {
             return Err(Error::msg("the registry has no database that replicas could share: add one to the builder"));

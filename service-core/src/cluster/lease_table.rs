@@ -1,12 +1,12 @@
-//! The rows of the leases: `service_lease` has who holds each lease and until when, `service_epoch` the number of the last
-//! takeover.
+//! The rows of the leases: `service_lease` has who holds each lease and until when, `service_epoch` the number of the
+//! last takeover.
 //!
-//! Times of leases are compared in the database alone: on PostgreSQL by its clock, because those of the replicas differ; on SQLite
-//! by the time since the start of the machine, together with what identifies that start, because all replicas are on one machine. On
-//! other systems than Linux it is the machine's wall clock there.
+//! Times of leases are compared in the database alone: on PostgreSQL by its clock, because those of the replicas
+//! differ; on SQLite by the time since the start of the machine, together with what identifies that start, because all
+//! replicas are on one machine. On other systems than Linux it is the machine's wall clock there.
 //!
-//! The epoch has a row of its own, because commits of the holder lock it. Only a takeover changes it, and first of all its
-//! statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
+//! The epoch has a row of its own, because commits of the holder lock it. Only a takeover changes it, and first of all
+//! its statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
 use crate::sync::Mutex;
 
-/// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power, whose connection
-/// the server still believes in: it has locked rows that other replicas need.
+/// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power,
+/// whose connection the server still believes in: it has locked rows that other replicas need.
 const IDLE_LIMIT: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// How long a takeover waits for commits of the former holder. The next poll tries again.
 const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '500ms'";
@@ -238,8 +238,8 @@ impl LeaseTable {
         Ok(tx)
     }
 
-    /// Returns what was read of a row. A row that cannot be read is reported once, and left out: another program may have written it, and
-    /// SQLite accepts any value.
+    /// Returns what was read of a row. A row that cannot be read is reported once, and left out: another program may
+    /// have written it, and SQLite accepts any value.
     pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: Result<T, DbErr>) -> Option<T> {
         let error = match read {
             Ok(read) => return Some(read),
@@ -253,7 +253,7 @@ impl LeaseTable {
         None
     }
 
-    // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────
+    // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
         Statement::from_sql_and_values(self.db.backend(), sql, values)

@@ -1,8 +1,8 @@
 //! More than one replica: which of them runs a service with `scope = "cluster"`.
 //!
-//! Each such service has a lease, a row of the database that all replicas share. The holder renews it; the others stand by, and
-//! one of them takes it when it has expired or was released. Each takeover has a number, the epoch, which only grows. The page
-//! "More than one replica" (`docs/replicas.md`) says what is guaranteed.
+//! Each such service has a lease, a row of the database that all replicas share. The holder renews it; the others stand
+//! by, and one of them takes it when it has expired or was released. Each takeover has a number, the epoch, which only
+//! grows. The page "More than one replica" (`docs/replicas.md`) says what is guaranteed.
 
 mod clock;
 mod coordinator;

@@ -139,7 +139,8 @@ impl LeaseTable {
     fn replica_of(&self, row: &QueryResult, live: Duration) -> Result<Replica, DbErr> {
         let (seen, services): (i64, String) = (row.try_get("", "seen_ms")?, row.try_get("", "services")?);
         let (started, pid): (String, i64) = (row.try_get("", "started_at")?, row.try_get("", "pid")?);
-        // A row that is ahead was written before the clock was set back. How long ago is not known, and a live replica writes again.
+        // A row that is ahead was written before the clock was set back. How long ago is not known, and a live replica
+        // writes again.
         let (id, seen): (String, u64) = (row.try_get("", "id")?, seen.unsigned_abs());
         Ok(Replica {
             is_this: id == self.replica.owner,

@@ -1,5 +1,5 @@
-//! The rows of requests, `service_request`: what one replica asks another one to do with a service. A request that no replica has
-//! taken within a minute is void.
+//! The rows of requests, `service_request`: what one replica asks another one to do with a service. A request that no
+//! replica has taken within a minute is void.
 
 use std::time::Duration;
 
@@ -117,15 +117,16 @@ impl LeaseTable {
         Ok(())
     }
 
-    /// Removes a request for a wake-up, because this replica serves it. One that was renewed since it was read stays: the statement may
-    /// arrive late.
+    /// Removes a request for a wake-up, because this replica serves it. One that was renewed since it was read stays:
+    /// the statement may arrive late.
     pub(super) async fn remove_wake(&self, request: &Request, limit: Duration) -> Result<()> {
         let sql = "DELETE FROM service_request WHERE id = $1 AND requested_at = $2";
         let remove = || self.statement(sql, [request.id.as_str().into(), request.requested_at.into()]);
         self.db.write(limit, remove).await.map(drop)
     }
 
-    /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken and not reported.
+    /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken
+    /// and not reported.
     pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
             let sql = format!(

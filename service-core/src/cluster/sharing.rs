@@ -10,12 +10,13 @@ use crate::service::state::ServiceState;
 /// How many leases each replica holds, by the replica's id.
 pub(super) type Counts = BTreeMap<String, usize>;
 
-/// Returns which of the `movable` services this replica hands over, those that come first, and to which replica. A service is
-/// handed over only to a replica that stands by for it, that has written its row within `fresh`, and that runs fewer services also
-/// afterwards; and no more than this replica has above its share, since other replicas may hand over some at the same time.
+/// Returns which of the `movable` services this replica hands over, those that come first, and to which replica. A
+/// service is handed over only to a replica that stands by for it, that has written its row within `fresh`, and that
+/// runs fewer services also afterwards; and no more than this replica has above its share, since other replicas may
+/// hand over some at the same time.
 ///
-/// A replica that was killed counts as live for a while. Its row becomes older than `fresh` before its leases expire and it seems to
-/// run none, unless leases are short.
+/// A replica that was killed counts as live for a while. Its row becomes older than `fresh` before its leases expire
+/// and it seems to run none, unless leases are short.
 pub(super) fn to_hand_over<'a>(
     mut counts: Counts,
     movable: &[&'a str],

@@ -33,8 +33,8 @@ pub struct ServiceDescriptor {
 }
 
 impl ServiceDescriptor {
-    /// Whether both are of one attribute. A program may have several copies of a descriptor, and the concrete types of a generic
-    /// service have one each.
+    /// Whether both are of one attribute. A program may have several copies of a descriptor, and the concrete types of
+    /// a generic service have one each.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let place = |of: &Self| (of.id, of.module_path, of.file, of.line);
         place(self) == place(other)

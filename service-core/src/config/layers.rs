@@ -137,8 +137,8 @@ impl Origin {
     }
 }
 
-/// Whether the test bed sets a value of this layer and place for every service. The place of an override ends in the reason that
-/// an operator has given, which can be any text.
+/// Whether the test bed sets a value of this layer and place for every service. The place of an override ends in the
+/// reason that an operator has given, which can be any text.
 pub(super) fn is_set_for_all(layer: Layer, place: &str) -> bool {
     layer == Layer::Set && place.ends_with(FOR_ALL)
 }

@@ -3,8 +3,8 @@
 use super::coercion;
 use super::values::{Node, Table, Value};
 
-/// Merges `upper` into `lower`, tables key by key. Other values replace those of `lower`. The inline table of TOML in an
-/// environment variable is a table, too.
+/// Merges `upper` into `lower`, tables key by key. Other values replace those of `lower`. The inline table of TOML in
+/// an environment variable is a table, too.
 pub(crate) fn merge(lower: &mut Table, upper: Table) {
     for (key, mut node) in upper {
         // Names of environment variables have no case: `BATCHSIZE` is `batchSize` if a lower layer has that key.

@@ -94,8 +94,8 @@ impl Default for Options {
 pub(crate) const UNLIMITED: u32 = u32::MAX;
 
 impl Options {
-    /// What follows a failure after `max_failures`. By default, a service that waits for its next cron fire or wake-up does not
-    /// fail.
+    /// What follows a failure after `max_failures`. By default, a service that waits for its next cron fire or wake-up
+    /// does not fail.
     pub(crate) fn exhausted(&self) -> Exhausted {
         self.exhausted.unwrap_or(match self.schedule {
             Schedule::Cron(_) | Schedule::OnDemand => Exhausted::NextRun,
@@ -265,7 +265,8 @@ impl ServiceOptions {
     }
 
     /// Sets no schedule: the service runs only when it is woken ([`wake_on`](Self::wake_on),
-    /// [`ServiceHandle::wake`](crate::ServiceHandle::wake)) or requested. `false`: an interval, unless another schedule is set.
+    /// [`ServiceHandle::wake`](crate::ServiceHandle::wake)) or requested. `false`: an interval, unless another schedule
+    /// is set.
     pub fn on_demand(self, on_demand: bool) -> Self {
         self.with("on_demand", on_demand)
     }
@@ -275,8 +276,8 @@ impl ServiceOptions {
         self.with("wake_on", list(topics.into_iter().map(|topic| Value::Str(topic.as_ref().to_owned()))))
     }
 
-    /// Sets how many services of this type the builder registers, from 1 to 10,000. More than one have the ids `packer_1`,
-    /// `packer_2`, and so on. Default: 1. For [`options_of`](crate::RegistryBuilder::options_of) only.
+    /// Sets how many services of this type the builder registers, from 1 to 10,000. More than one have the ids
+    /// `packer_1`, `packer_2`, and so on. Default: 1. For [`options_of`](crate::RegistryBuilder::options_of) only.
     pub fn instances(self, count: u32) -> Self {
         self.with("instances", count)
     }
@@ -301,8 +302,8 @@ impl ServiceOptions {
         self.with("max_failures", "unlimited")
     }
 
-    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule and on demand
-    /// [`Exhausted::NextRun`].
+    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule and on
+    /// demand [`Exhausted::NextRun`].
     pub fn exhausted(self, exhausted: Exhausted) -> Self {
         self.with("exhausted", exhausted.word())
     }
@@ -369,25 +370,26 @@ impl ServiceOptions {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
     }
 
-    /// Sets whether the service is stopped after every service that is not `stop_last`, with the services that it depends on.
-    /// Default: `false`.
+    /// Sets whether the service is stopped after every service that is not `stop_last`, with the services that it
+    /// depends on. Default: `false`.
     pub fn stop_last(self, last: bool) -> Self {
         self.with("stop_last", last)
     }
 
-    /// Sets the names of the probes that the service needs ([`RegistryBuilder::probe`](crate::RegistryBuilder::probe)): while
-    /// one of them fails, failures of the service do not exhaust it. Default: none.
+    /// Sets the names of the probes that the service needs ([`RegistryBuilder::probe`](crate::RegistryBuilder::probe)):
+    /// while one of them fails, failures of the service do not exhaust it. Default: none.
     pub fn needs<N: AsRef<str>>(self, probes: impl IntoIterator<Item = N>) -> Self {
         self.with("needs", list(probes.into_iter().map(|name| Value::Str(name.as_ref().to_owned()))))
     }
 
-    /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar calls), above
-    /// zero, before it is cancelled as a failure. Default: no limit.
+    /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar
+    /// calls), above zero, before it is cancelled as a failure. Default: no limit.
     pub fn idle_timeout(self, time: Duration) -> Self {
         self.with("idle_timeout", time)
     }
 
-    /// Sets what follows a `run` that returns without an error although no stop was requested. Default: [`OnEnd::Stop`].
+    /// Sets what follows a `run` that returns without an error although no stop was requested. Default:
+    /// [`OnEnd::Stop`].
     pub fn on_end(self, on_end: OnEnd) -> Self {
         self.with("on_end", on_end.word())
     }
@@ -417,8 +419,8 @@ impl ServiceOptions {
         self.with("scope", scope.word())
     }
 
-    /// Sets how long a replica that gets no answer of the database keeps the service, at least 1 s. Default: 30 s. Needs
-    /// [`ServiceScope::Cluster`].
+    /// Sets how long a replica that gets no answer of the database keeps the service, at least 1 s. Default: 30 s.
+    /// Needs [`ServiceScope::Cluster`].
     pub fn lease(self, time: Duration) -> Self {
         self.with("lease", time)
     }

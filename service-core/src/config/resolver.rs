@@ -376,8 +376,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// Finds the keys that have no effect. Adds the errors: two schedules in one layer, and a key without the one that
-    /// it needs, if the layer that decided about the other key or a later one sets it. `is_long`: whether the service has
-    /// `run`; `None` for `[defaults]`.
+    /// it needs, if the layer that decided about the other key or a later one sets it. `is_long`: whether the service
+    /// has `run`; `None` for `[defaults]`.
     fn unused(&mut self, is_long: Option<bool>) -> Vec<&'static str> {
         let misfits = is_long.map_or_else(Vec::new, |is_long| self.misfits(is_long));
         let mut schedules: Vec<(Precedence, &'static str, Arc<Origin>)> = keys::options()
@@ -430,8 +430,8 @@ impl<'a> Resolver<'a> {
         misfits.filter_map(|key| self.leave_out(key.name, None, problem.to_owned())).collect()
     }
 
-    /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones, but not where it
-    /// is set for all services.
+    /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones, but not
+    /// where it is set for all services.
     fn leave_out(&mut self, key: &'static str, decided: Option<Precedence>, problem: String) -> Option<&'static str> {
         let entry = self.top(key)?;
         if matches!(entry.read, Read::Wrong) {
@@ -517,8 +517,8 @@ impl<'a> Resolver<'a> {
         self.own = own;
     }
 
-    /// If it is not known whether the service has settings, a key that looks like an option is taken for one, also if it is
-    /// called so elsewhere.
+    /// If it is not known whether the service has settings, a key that looks like an option is taken for one, also if
+    /// it is called so elsewhere.
     fn check_uncertain(&mut self, key: &str, setting: Box<Setting>) {
         let Some(near) = keys::suggest(key) else { return };
         let hint = format!(
@@ -528,9 +528,9 @@ impl<'a> Resolver<'a> {
         self.errors.push(ConfigError::UnknownKey { setting, hint });
     }
 
-    /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error. `has_type`: the
-    /// type of the settings may have a field of this name behind `flatten`, or be a map. If it does not read the key, that is
-    /// an error when the settings are read.
+    /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error. `has_type`:
+    /// the type of the settings may have a field of this name behind `flatten`, or be a map. If it does not read the
+    /// key, that is an error when the settings are read.
     fn check_undeclared(&mut self, key: &str, setting: Box<Setting>, has_type: bool) {
         let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
         // A short name is near to many words: `relay` is not a misspelt `delay`.

@@ -14,8 +14,8 @@ pub(crate) fn is_secret(key: &str) -> bool {
 /// Where a secret in a text ends.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
-    /// A password at the last `@`, a parameter at the next `&`: they can contain any other character. A parameter in quotes at the
-    /// end of the text.
+    /// A password at the last `@`, a parameter at the next `&`: they can contain any other character. A parameter in
+    /// quotes at the end of the text.
     Last,
     /// At a character that ends a URL or a parameter in most texts.
     Usual,

@@ -12,8 +12,8 @@ use crate::service::error::Result;
 /// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
-/// Adds an entry, unless it exists, and removes the entries that are too old. `now` is the time of the database: the clock of a
-/// process that is wrong must not remove the entries of others.
+/// Adds an entry, unless it exists, and removes the entries that are too old. `now` is the time of the database: the
+/// clock of a process that is wrong must not remove the entries of others.
 ///
 /// # Errors
 /// Those of the database.
@@ -65,8 +65,8 @@ pub(crate) async fn read(db: &impl ConnectionTrait, page: &AuditPage) -> Result<
 
 const COLUMNS: [&str; 7] = ["id", "at", "subject", "action", "detail", "set_by", "why"];
 
-/// Reads an entry. One that was written by hand may have no valid time, or bytes that are not text: it is shown, with the oldest time,
-/// and with what is written there.
+/// Reads an entry. One that was written by hand may have no valid time, or bytes that are not text: it is shown, with
+/// the oldest time, and with what is written there.
 fn entry(row: &QueryResult) -> Result<AuditEntry> {
     let text = |name: &str| -> std::result::Result<String, DbErr> {
         row.try_get("", name).or_else(|error| match row.try_get::<Vec<u8>>("", name) {

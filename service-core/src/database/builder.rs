@@ -70,23 +70,24 @@ impl ExtensionBuilder for DatabaseBuilder {
 }
 
 impl RegistryBuilder {
-    /// Uses a database connection of the application. On PostgreSQL the registry cannot distinguish a pool that services
-    /// exhaust from a database that is down; with [`database_url`](Self::database_url) and
+    /// Uses a database connection of the application. On PostgreSQL the registry cannot distinguish a pool that
+    /// services exhaust from a database that is down; with [`database_url`](Self::database_url) and
     /// [`database_with`](Self::database_with) it can.
     pub fn database(self, db: DatabaseConnection) -> Self {
         self.with_database(|database| database.connection = Some(db))
     }
 
-    /// Connects to the database at this URL, such as `sqlite:app.db` or `postgres://…`. The database may be down: services that
-    /// need it wait for it, and health shows that. The registry reads its tables through the services' pool; if services use
-    /// all connections, it opens a connection of its own and closes it afterwards.
+    /// Connects to the database at this URL, such as `sqlite:app.db` or `postgres://…`. The database may be down:
+    /// services that need it wait for it, and health shows that. The registry reads its tables through the services'
+    /// pool; if services use all connections, it opens a connection of its own and closes it afterwards.
     pub fn database_url(self, url: impl Into<String>) -> Self {
         self.with_database(|database| database.url = Some(url.into()))
     }
 
-    /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts, certificates. A
-    /// pool has at least two connections. The framework sets `map_sqlx_sqlite_before_acquire`, and, unless `test_before_acquire` is
-    /// off, `map_sqlx_postgres_before_acquire`: a connection that was idle for 100 ms or more is pinged before it is used again.
+    /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts,
+    /// certificates. A pool has at least two connections. The framework sets `map_sqlx_sqlite_before_acquire`, and,
+    /// unless `test_before_acquire` is off, `map_sqlx_postgres_before_acquire`: a connection that was idle for 100 ms
+    /// or more is pinged before it is used again.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
@@ -101,9 +102,9 @@ impl RegistryBuilder {
         self.with_database(|database| database.options = Some(options))
     }
 
-    /// Sets a URL that leads to the PostgreSQL server itself, for a database behind a pooler in transaction mode, which drops
-    /// notifications. The registry listens for notifications there ([`wake_on`](crate::ServiceOptions::wake_on)), on one connection,
-    /// and does everything else through the pooler. Needs the feature `postgres`.
+    /// Sets a URL that leads to the PostgreSQL server itself, for a database behind a pooler in transaction mode, which
+    /// drops notifications. The registry listens for notifications there ([`wake_on`](crate::ServiceOptions::wake_on)),
+    /// on one connection, and does everything else through the pooler. Needs the feature `postgres`.
     ///
     /// ```
     /// use service_core::ServiceRegistry;

@@ -1,8 +1,8 @@
 //! When a service last ran, in `service_state`: what the runtime reads to catch up on missed fires.
 //!
-//! The tricky part are fires that are skipped on purpose: those that come due while the process is up, but the service is paused or was
-//! stopped. No loop serves them, so the task that polls the tables records them ([`SkippedFires`]). If the process is killed, the
-//! next one makes up only what came due afterwards.
+//! The tricky part are fires that are skipped on purpose: those that come due while the process is up, but the service
+//! is paused or was stopped. No loop serves them, so the task that polls the tables records them ([`SkippedFires`]). If
+//! the process is killed, the next one makes up only what came due afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,8 +55,8 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
 }
 
 /// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of two
-/// processes, the one that was delayed may write last. But a stored time that is ahead of this machine's clock by more than
-/// a minute is always replaced: otherwise a clock that was wrong would hide fires until that time.
+/// processes, the one that was delayed may write last. But a stored time that is ahead of this machine's clock by more
+/// than a minute is always replaced: otherwise a clock that was wrong would hide fires until that time.
 ///
 /// # Errors
 /// The database's.
@@ -108,8 +108,8 @@ fn upsert(service_id: &str, last: &LastRun, is_new: bool) -> Option<InsertStatem
     Some(insert)
 }
 
-/// Of a column's new value and the old one, the one that belongs to the later time. As these tables write them, times sort as
-/// texts do.
+/// Of a column's new value and the old one, the one that belongs to the later time. As these tables write them, times
+/// sort as texts do.
 fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
     let old = |name| Expr::col((column("service_state"), column(name)));
     let new = |name| Expr::col((column("excluded"), column(name)));

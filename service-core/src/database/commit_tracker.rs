@@ -1,7 +1,7 @@
 //! [`CommitTracker`]: the commits in flight of one service.
 //!
-//! If a run is cancelled while it commits, it is unknown whether the commit took effect. So a timeout or a stop first waits
-//! for the commit, for a limited time.
+//! If a run is cancelled while it commits, it is unknown whether the commit took effect. So a timeout or a stop first
+//! waits for the commit, for a limited time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};

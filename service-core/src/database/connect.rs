@@ -1,7 +1,7 @@
 //! Opens pools with the settings that background services need.
 //!
-//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its
-//! last connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
+//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with
+//! its last connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use crate::service::error::{Error, Result};
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that has been idle for this long is pinged before it is used again. The driver also pings each one that is returned,
-/// so a ping right after that seldom finds anything, and makes each use a round trip longer.
+/// A connection that has been idle for this long is pinged before it is used again. The driver also pings each one that
+/// is returned, so a ping right after that seldom finds anything, and makes each use a round trip longer.
 #[cfg(feature = "postgres")]
 const PING_AFTER: Duration = Duration::from_millis(100);
 const SQLITE_CONNECTIONS: u32 = 5;
@@ -25,14 +25,14 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 
 /// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
 ///
-/// An SQLite file is created if it is missing and runs in WAL mode, with a busy timeout of 5 s. An in-memory database lives as
-/// long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
-/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections. A connection to a
-/// PostgreSQL server that was idle for 100 ms or more is pinged before it is used again.
+/// An SQLite file is created if it is missing and runs in WAL mode, with a busy timeout of 5 s. An in-memory database
+/// lives as long as the pool, and its readers do not wait for an open transaction (they see what it has written so
+/// far). Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections. A
+/// connection to a PostgreSQL server that was idle for 100 ms or more is pinged before it is used again.
 ///
 /// # Errors
-/// The URL is not valid, its driver or TLS is not compiled in, the file cannot be opened, or the server does not answer. The
-/// message says what to do, and never shows the password.
+/// The URL is not valid, its driver or TLS is not compiled in, the file cannot be opened, or the server does not
+/// answer. The message says what to do, and never shows the password.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -54,8 +54,9 @@ pub(crate) async fn connect_with(options: ConnectOptions) -> Result<DatabaseConn
     open(pinged_when_idle(options), false).await
 }
 
-/// Opens a pool as [`connect`] does, without waiting for a PostgreSQL server, which may be down now. Until it answers, every use of the pool is an
-/// error after 10 s at most. A URL that can never work is still an error here, and an SQLite file is opened at once.
+/// Opens a pool as [`connect`] does, without waiting for a PostgreSQL server, which may be down now. Until it answers,
+/// every use of the pool is an error after 10 s at most. A URL that can never work is still an error here, and an
+/// SQLite file is opened at once.
 ///
 /// # Errors
 /// As [`connect`], but for a server that does not answer.
@@ -63,8 +64,9 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
     open(pinged_when_idle(default_options(url)?), true).await
 }
 
-/// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
-/// opened. `begin` is called before each use of a connection, which waits for its future. The pool may have one connection.
+/// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that
+/// one is being opened. `begin` is called before each use of a connection, which waits for its future. The pool may
+/// have one connection.
 pub(crate) async fn connect_for_bed<F>(
     options: ConnectOptions,
     begin: impl Fn() -> F + Clone + Send + Sync + 'static,
@@ -145,8 +147,8 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     Ok(options)
 }
 
-/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never work
-/// is.
+/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never
+/// work is.
 pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
@@ -166,8 +168,8 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
     }
 }
 
-/// Returns a pool for an SQLite file that cannot be opened yet: each new connection tries to open it. sea-orm's own function
-/// fails at once.
+/// Returns a pool for an SQLite file that cannot be opened yet: each new connection tries to open it. sea-orm's own
+/// function fails at once.
 #[cfg(feature = "sqlite")]
 fn unopened_sqlite(options: &ConnectOptions, target: &DatabaseUrl<'_>) -> Option<DatabaseConnection> {
     use sea_orm::SqlxSqliteConnector;
@@ -269,7 +271,8 @@ fn invalid_url(shown: &str) -> Error {
 
 /// Sets WAL mode. The mode is stored in the file, so it applies to every connection and every later process.
 ///
-/// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be set.
+/// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be
+/// set.
 async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
     let begun = Instant::now();
     loop {
@@ -282,7 +285,8 @@ async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
     }
 }
 
-/// Pings connections to a server that were idle, instead of all. Options without a ping, or with another time, stay as they are.
+/// Pings connections to a server that were idle, instead of all. Options without a ping, or with another time, stay as
+/// they are.
 ///
 /// sea-orm's own option for this would log a warning for each connection that is replaced after an outage.
 fn pinged_when_idle(mut options: ConnectOptions) -> ConnectOptions {

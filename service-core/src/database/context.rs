@@ -18,8 +18,8 @@ use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 
 impl Context {
-    /// Returns the connection pool of the registry's database. With `scope = "cluster"`, writes through this pool are not refused after the
-    /// lease is lost: write through [`begin`](Self::begin) instead.
+    /// Returns the connection pool of the registry's database. With `scope = "cluster"`, writes through this pool are
+    /// not refused after the lease is lost: write through [`begin`](Self::begin) instead.
     ///
     /// # Errors
     /// The registry has none; the error is fatal and says what to add.
@@ -27,20 +27,22 @@ impl Context {
         Ok(self.service_db()?.db())
     }
 
-    /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of the service.
-    /// On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()` makes its writes permanent, and
-    /// dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5 s.
+    /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of
+    /// the service. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()` makes
+    /// its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5
+    /// s.
     ///
     /// # Errors
-    /// The registry has no database; the database is down; or SQLite's write lock was not free within 60 s (5 s if a batch of this service
-    /// holds it).
+    /// The registry has no database; the database is down; or SQLite's write lock was not free within 60 s (5 s if a
+    /// batch of this service holds it).
     pub async fn begin(&self) -> Result<Transaction> {
         self.fenced_db()?.begin().await
     }
 
-    /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a time,
-    /// half are rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them together. If
-    /// the run ends without it, the rows stay as they were, except that the row in flight loses an attempt.
+    /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a
+    /// time, half are rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them
+    /// together. If the run ends without it, the rows stay as they were, except that the row in flight loses an
+    /// attempt.
     ///
     /// # Errors
     /// When awaited: the registry has no database, or the database is down.
@@ -65,16 +67,17 @@ impl Context {
         Store::new(as_ref(&self.fenced_db()))
     }
 
-    /// Records that this run serves its cron fire, in your own transaction: the fire is served if, and only if, the transaction
-    /// commits. So each fire takes effect exactly once in the database, whatever happens to the process. Without this, a fire is
-    /// recorded after its run, and run again if the process is killed in between.
+    /// Records that this run serves its cron fire, in your own transaction: the fire is served if, and only if, the
+    /// transaction commits. So each fire takes effect exactly once in the database, whatever happens to the process.
+    /// Without this, a fire is recorded after its run, and run again if the process is killed in between.
     ///
-    /// Call it once in a run, and return `Ok` after the commit. A run that fails is retried for the same fire. If the failed run had already
-    /// committed, even if the answer to the commit was lost, this method returns an error in each retry, until the run is given up.
+    /// Call it once in a run, and return `Ok` after the commit. A run that fails is retried for the same fire. If the
+    /// failed run had already committed, even if the answer to the commit was lost, this method returns an error in
+    /// each retry, until the run is given up.
     ///
-    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule; and in a
-    /// run that follows a successful one because there was more to do: the fire is recorded then. Needs
-    /// `catch_up`, which is `latest` with `scope = "cluster"`.
+    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another
+    /// schedule; and in a run that follows a successful one because there was more to do: the fire is recorded then.
+    /// Needs `catch_up`, which is `latest` with `scope = "cluster"`.
     ///
     /// ```
     /// use service_core::prelude::*;
@@ -88,8 +91,8 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// Those of the database; a transaction that has served this fire has committed before; or the service has a cron schedule
-    /// without `catch_up`.
+    /// Those of the database; a transaction that has served this fire has committed before; or the service has a cron
+    /// schedule without `catch_up`.
     pub async fn mark_served_in(&self, tx: &impl ConnectionTrait) -> Result<()> {
         let Nominal::Fire(fire) = self.nominal else { return Ok(()) };
         let schedule = {
@@ -114,7 +117,8 @@ impl Context {
         )))
     }
 
-    /// The registry's database for writes: with `scope = "cluster"`, commits are refused when the lease of this context is lost.
+    /// The registry's database for writes: with `scope = "cluster"`, commits are refused when the lease of this context
+    /// is lost.
     fn fenced_db(&self) -> Result<Cow<'_, ServiceDb>> {
         let db = self.service_db()?;
         let Some((epoch, lease)) = self.epoch.zip(self.service.lease.clone()) else { return Ok(Cow::Borrowed(db)) };

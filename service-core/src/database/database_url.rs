@@ -32,7 +32,8 @@ pub(crate) struct DatabaseUrl<'a> {
 impl<'a> DatabaseUrl<'a> {
     pub(crate) fn parse(given: &'a str) -> Result<Self> {
         let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
-        // Other libraries accept `host=db password=…`, so text that is not a URL can contain a password and is not shown.
+        // Other libraries accept `host=db password=…`, so text that is not a URL can contain a password and is not
+        // shown.
         if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
             return Err(Error::fatal(
                 "this is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",

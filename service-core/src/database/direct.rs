@@ -1,5 +1,5 @@
-//! Connections beside a pool. They find the cause of an error that the pool reports as a timeout, and they read the framework's
-//! tables while services use all connections of the pool.
+//! Connections beside a pool. They find the cause of an error that the pool reports as a timeout, and they read the
+//! framework's tables while services use all connections of the pool.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -59,8 +59,8 @@ impl DirectConnection {
     }
 }
 
-/// One connection beside a pool that has none to spare. However many tasks need it, there is only one: they use it in turn. It is
-/// closed when no task waits for it.
+/// One connection beside a pool that has none to spare. However many tasks need it, there is only one: they use it in
+/// turn. It is closed when no task waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
     /// The connection, between two tasks. Locked while a task uses it.
@@ -150,8 +150,8 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// A pool of one connection with the options of this pool. `None`: the driver is one of the application's, which cannot be named
-/// here.
+/// A pool of one connection with the options of this pool. `None`: the driver is one of the application's, which cannot
+/// be named here.
 pub(crate) fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -173,8 +173,8 @@ fn small_pool<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>) -> se
     options.connect_lazy_with((*pool.connect_options()).clone())
 }
 
-/// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may share
-/// few connections. A pool without any connection opens its first.
+/// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may
+/// share few connections. A pool without any connection opens its first.
 pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -192,8 +192,8 @@ pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     let _ = pool;
 }
 
-/// Whether all connections of the pool are in use, and it may open no other; `true` if that is not known, because the driver is not
-/// one of this crate.
+/// Whether all connections of the pool are in use, and it may open no other; `true` if that is not known, because the
+/// driver is not one of this crate.
 pub(crate) fn is_exhausted(pool: &DatabaseConnection) -> bool {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -239,8 +239,8 @@ pub(crate) fn can_be_explained(error: &DbErr) -> bool {
     }
 }
 
-/// Returns the cause of a pool's timeout, if a direct connection finds one, and adds advice to the refusal of a pooler. Returns
-/// other errors unchanged.
+/// Returns the cause of a pool's timeout, if a direct connection finds one, and adds advice to the refusal of a pooler.
+/// Returns other errors unchanged.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
         return advised(error);
@@ -251,8 +251,9 @@ pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr 
     }
 }
 
-/// Makes the idle connections of a PostgreSQL pool forget their prepared statements, because a table was changed. Otherwise a
-/// statement that no longer fits would fail again on each of them. Without the feature of the pool's driver it does nothing.
+/// Makes the idle connections of a PostgreSQL pool forget their prepared statements, because a table was changed.
+/// Otherwise a statement that no longer fits would fail again on each of them. Without the feature of the pool's driver
+/// it does nothing.
 pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -268,7 +269,8 @@ pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
     let _ = pool;
 }
 
-/// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds none.
+/// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds
+/// none.
 async fn cause(pool: &DatabaseConnection) -> Result<()> {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -291,8 +293,8 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
     Ok(())
 }
 
-/// A connection that a pooler refused, because the driver sends a parameter that the pooler does not know. The advice is part of the
-/// driver's error, so that it is shown wherever the error is shown.
+/// A connection that a pooler refused, because the driver sends a parameter that the pooler does not know. The advice
+/// is part of the driver's error, so that it is shown wherever the error is shown.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`")]
 struct RefusedParameter(Arc<SqlxError>);
@@ -329,8 +331,8 @@ fn no_answer() -> Error {
     Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
 }
 
-/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the
-/// driver refuses to connect before it sends anything.
+/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS
+/// the driver refuses to connect before it sends anything.
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
     use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};

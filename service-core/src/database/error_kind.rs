@@ -1,7 +1,7 @@
 //! [`ErrorKind`]: the cause of a database error.
 //!
-//! It is derived from codes, never from the text: SQLSTATE on PostgreSQL, result codes on SQLite. The text can contain words of
-//! the user's data, and servers answer in many languages.
+//! It is derived from codes, never from the text: SQLSTATE on PostgreSQL, result codes on SQLite. The text can contain
+//! words of the user's data, and servers answer in many languages.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ pub(crate) enum ErrorKind {
     Unavailable,
     /// A conflict with another transaction: a deadlock, a lock timeout, a serialization failure. A retry can succeed.
     Contention,
-    /// A statement of the framework took longer than the server or the role allows for a statement. A retry can succeed.
+    /// A statement of the framework took longer than the server or the role allows for a statement. A retry can
+    /// succeed.
     TimedOut,
     /// A prepared statement of this connection no longer fits the table, because the table was changed.
     StaleStatement,
@@ -47,7 +48,8 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of an error of a statement that the framework itself sends: a limit on the time of statements is no fault of the row.
+    /// The kind of an error of a statement that the framework itself sends: a limit on the time of statements is no
+    /// fault of the row.
     pub(crate) fn of_own(error: &DbErr) -> Self {
         if Self::has_code(error, "57014") { Self::TimedOut } else { Self::of(error) }
     }

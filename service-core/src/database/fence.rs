@@ -1,10 +1,11 @@
 //! [`Fence`]: refuses the commits of a replica that has lost the lease of its service.
 //!
-//! A process that was suspended, or whose network was slow, may believe that it still runs the service. So each transaction of such
-//! a service checks the number of the last takeover as its last statement before the commit. On PostgreSQL the check locks that
-//! row, so a takeover waits for the commit; on SQLite there is only one writer anyway.
+//! A process that was suspended, or whose network was slow, may believe that it still runs the service. So each
+//! transaction of such a service checks the number of the last takeover as its last statement before the commit. On
+//! PostgreSQL the check locks that row, so a takeover waits for the commit; on SQLite there is only one writer anyway.
 //!
-//! A transaction that does nothing for as long as a lease lasts is ended by PostgreSQL: a takeover does not wait longer for it.
+//! A transaction that does nothing for as long as a lease lasts is ended by PostgreSQL: a takeover does not wait longer
+//! for it.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Work in a database: pools, transactions, claims on rows, and the framework's own tables.
 //!
-//! No driver's type is in the public API. With the feature `database` alone, the application brings sea-orm with a driver;
-//! the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm that this crate
-//! uses.
+//! No driver's type is in the public API. With the feature `database` alone, the application brings sea-orm with a
+//! driver; the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm
+//! that this crate uses.
 
 mod audit;
 mod availability;

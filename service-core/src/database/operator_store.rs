@@ -137,8 +137,8 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 }
 
-/// Returns the other key that means the same as `key` for a service, or for the services of a type: a row that was written by hand may
-/// have `pause` for `paused`. A service may have a setting with the name `pause`.
+/// Returns the other key that means the same as `key` for a service, or for the services of a type: a row that was
+/// written by hand may have `pause` for `paused`. A service may have a setting with the name `pause`.
 fn other_spelling(services: &Services, name: &str, key: &str) -> Option<&'static str> {
     let has_setting = |service: &Arc<RegisteredService>| {
         let is_of = **service.id() == *name || service.descriptor.id() == name;

@@ -33,10 +33,12 @@ impl RegistryDb {
         self.watcher.db.get_database_backend()
     }
 
-    /// Runs `work` on the services' pool, or on a connection of its own if the pool has none in time. The framework's tables exist.
+    /// Runs `work` on the services' pool, or on a connection of its own if the pool has none in time. The framework's
+    /// tables exist.
     ///
     /// # Errors
-    /// Those of `work`, which may be called twice; the database cannot be reached; or there is no answer within the limit.
+    /// Those of `work`, which may be called twice; the database cannot be reached; or there is no answer within the
+    /// limit.
     pub(crate) async fn run<T, F>(&self, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -88,8 +90,9 @@ impl RegistryDb {
         self.run(limit, |cx| async move { self.autocommit(&cx, build).await }).await
     }
 
-    /// Executes one statement that commits by itself, which takes one round trip on PostgreSQL. `build` makes it when it is about to
-    /// be sent, maybe several times. If the future is dropped, the statement may still take effect later.
+    /// Executes one statement that commits by itself, which takes one round trip on PostgreSQL. `build` makes it when
+    /// it is about to be sent, maybe several times. If the future is dropped, the statement may still take effect
+    /// later.
     ///
     /// # Errors
     /// The database's.

@@ -1,7 +1,8 @@
 //! The framework's own tables: their SQL, and their creation at the start.
 //!
-//! The tricky part is that many replicas start at once. PostgreSQL may answer two concurrent `CREATE TABLE IF NOT EXISTS`
-//! with a unique violation in its catalogue, so the tables are created under an advisory lock there.
+//! The tricky part is that many replicas start at once. PostgreSQL may answer two concurrent
+//! `CREATE TABLE IF NOT EXISTS` with a unique violation in its catalogue, so the tables are created under an advisory
+//! lock there.
 
 use std::fmt;
 use std::ops::Deref;
@@ -89,8 +90,8 @@ const LATER_COLUMNS: [(&str, &str, &str); 4] = [
 /// The key of the advisory lock: "service\0\0" as a number.
 const ADVISORY_LOCK: i64 = 0x0073_6572_7669_6365;
 
-/// Returns the SQL that creates the framework's tables. The registry runs it at the start; with `.migrate(false)`, run it in a
-/// migration of your own. Running it again changes nothing.
+/// Returns the SQL that creates the framework's tables. The registry runs it at the start; with `.migrate(false)`, run
+/// it in a migration of your own. Running it again changes nothing.
 ///
 /// The result is one text, and also a list of statements.
 ///
@@ -191,8 +192,8 @@ impl<'a> IntoIterator for &'a SchemaSql {
     }
 }
 
-/// Creates the framework's tables that are missing, and adds missing columns to tables of an earlier version. Many processes
-/// may do so at once.
+/// Creates the framework's tables that are missing, and adds missing columns to tables of an earlier version. Many
+/// processes may do so at once.
 ///
 /// # Errors
 /// The database is down; or it refuses, then the message names `schema_sql`, or the statement that adds the column.
@@ -276,7 +277,8 @@ async fn missing_tables(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> 
     Ok(missing)
 }
 
-/// Whether a table or view exists. On PostgreSQL `name` is an identifier as in SQL: with quotes and a schema, if it needs them.
+/// Whether a table or view exists. On PostgreSQL `name` is an identifier as in SQL: with quotes and a schema, if it
+/// needs them.
 pub(crate) async fn table_exists(db: &impl ConnectionTrait, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {

@@ -24,8 +24,8 @@ use crate::service::error::Result;
 
 /// One service's access to the registry's database. Cheap to clone.
 ///
-/// [`Context`](crate::Context) has the same methods. Claims are in `work/builder.rs`, settlements in `work/settlement.rs`, the
-/// store in `store.rs`.
+/// [`Context`](crate::Context) has the same methods. Claims are in `work/builder.rs`, settlements in
+/// `work/settlement.rs`, the store in `store.rs`.
 #[derive(Clone, Debug)]
 pub struct ServiceDb {
     pub(crate) service_id: Arc<str>,
@@ -140,13 +140,14 @@ impl ServiceDb {
     /// Begins a transaction. On SQLite it is `IMMEDIATE`, and waits for another writer.
     ///
     /// # Errors
-    /// The database is down, or SQLite's write lock was not free within a minute (5 s if a batch of this service holds it).
+    /// The database is down, or SQLite's write lock was not free within a minute (5 s if a batch of this service holds
+    /// it).
     pub async fn begin(&self) -> Result<Transaction> {
         Transaction::begin(&self.tx).await
     }
 
-    /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ COMMITTED: at
-    /// a higher default level, the server refuses a statement if another worker writes the same row.
+    /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ
+    /// COMMITTED: at a higher default level, the server refuses a statement if another worker writes the same row.
     pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
         if self.db().get_database_backend() != DbBackend::Postgres {
             self.tx.check_reachable()?;

@@ -1,8 +1,8 @@
 //! SQLite connections that were left inside a transaction.
 //!
-//! The driver counts transactions. If SQLite rolls back by itself (disk full, I/O error), the driver's own `ROLLBACK` fails and
-//! its count stays above 0. The next `BEGIN` on that connection becomes a savepoint, and what it writes is never
-//! committed. Such a connection must not be used again.
+//! The driver counts transactions. If SQLite rolls back by itself (disk full, I/O error), the driver's own `ROLLBACK`
+//! fails and its count stays above 0. The next `BEGIN` on that connection becomes a savepoint, and what it writes is
+//! never committed. Such a connection must not be used again.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
@@ -34,8 +34,8 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
     ))
 }
 
-/// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for SQLite nor
-/// for the driver.
+/// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for
+/// SQLite nor for the driver.
 pub(crate) async fn restore(tx: DatabaseTransaction) {
     let _ = tx.execute_unprepared("ROLLBACK").await;
     // The kind of the transaction that the driver begins now shows how many transactions it counts.
@@ -67,8 +67,8 @@ pub(crate) async fn close_idle(db: &DatabaseConnection) {
 #[cfg(not(feature = "sqlite"))]
 pub(crate) async fn close_idle(_db: &DatabaseConnection) {}
 
-/// The number of transactions that the driver counted when this one began, if it counted any: then this one is a savepoint,
-/// named by that number.
+/// The number of transactions that the driver counted when this one began, if it counted any: then this one is a
+/// savepoint, named by that number.
 async fn savepoint(tx: &DatabaseTransaction) -> Option<u32> {
     for depth in 1..=3 {
         let rollback = format!("ROLLBACK TO SAVEPOINT {}", savepoint_name(depth));
@@ -115,7 +115,8 @@ async fn discard(db: &DatabaseConnection, tx: DatabaseTransaction) {
     }
 }
 
-/// Keeps the connection out of the pool without closing it: that needs the type of the driver, which the application brings.
+/// Keeps the connection out of the pool without closing it: that needs the type of the driver, which the application
+/// brings.
 #[cfg(not(feature = "sqlite"))]
 async fn discard(_db: &DatabaseConnection, tx: DatabaseTransaction) {
     use crate::sync::Mutex;

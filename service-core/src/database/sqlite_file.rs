@@ -15,7 +15,8 @@ pub(crate) struct SqliteFile {
     identity: Mutex<Option<Identity>>,
 }
 
-/// Device, inode and creation time, which distinguish a file from another one of the same name. `None`: the file is missing.
+/// Device, inode and creation time, which distinguish a file from another one of the same name. `None`: the file is
+/// missing.
 type Identity = Option<(u64, u64, Option<SystemTime>)>;
 
 impl SqliteFile {

@@ -1,10 +1,12 @@
 //! [`StatementMonitor`]: whether a statement is in flight, for virtual time.
 //!
-//! Virtual time stands still while the database works. The tricky part is an open transaction: its connection is in use, although
-//! the user's code may do something else for hours of virtual time. So the framework's transactions report their statements.
+//! Virtual time stands still while the database works. The tricky part is an open transaction: its connection is in
+//! use, although the user's code may do something else for hours of virtual time. So the framework's transactions
+//! report their statements.
 //!
-//! The order of statements must not depend on how long each of them takes in real time. A pool of one connection executes one at a
-//! time, first come, first served; and each of them is sent when every other task waits, so that all have come that will.
+//! The order of statements must not depend on how long each of them takes in real time. A pool of one connection
+//! executes one at a time, first come, first served; and each of them is sent when every other task waits, so that all
+//! have come that will.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -193,8 +195,8 @@ impl RealWork for StatementMonitor {
     }
 }
 
-/// Whether the server executes a statement of this database's user. One that waits for a lock does not count: the transaction that
-/// holds the lock may sleep.
+/// Whether the server executes a statement of this database's user. One that waits for a lock does not count: the
+/// transaction that holds the lock may sleep.
 #[cfg(feature = "postgres")]
 async fn executes(options: &sea_orm::sqlx::postgres::PgConnectOptions) -> sea_orm::sqlx::Result<bool> {
     use sea_orm::sqlx::{Connection, PgConnection, query_scalar, raw_sql};
@@ -259,8 +261,8 @@ impl MonitoredTx {
         self.tx
     }
 
-    /// The transaction itself, for a savepoint. Its statements are not reported, so from now on the connection counts as in use,
-    /// until [`savepoint_ended`](Self::savepoint_ended).
+    /// The transaction itself, for a savepoint. Its statements are not reported, so from now on the connection counts
+    /// as in use, until [`savepoint_ended`](Self::savepoint_ended).
     pub(crate) fn for_savepoint(&self) -> &DatabaseTransaction {
         if let Some(presence) = &self.presence {
             presence.begin_savepoint();

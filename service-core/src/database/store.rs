@@ -170,7 +170,8 @@ impl Store {
     }
 }
 
-/// Writes a value as large as a small batch, and removes it. The commit that follows shows whether the database accepts writes.
+/// Writes a value as large as a small batch, and removes it. The commit that follows shows whether the database accepts
+/// writes.
 pub(crate) async fn write_and_remove(db: &impl ConnectionTrait) -> Result<()> {
     let value: String = std::iter::repeat_with(fastrand::alphanumeric).take(PROBE_BYTES).collect();
     let (service_id, key) = ("", "write probe");

@@ -9,13 +9,13 @@ use crate::database::statement_monitor::StatementMonitor;
 use crate::testing::TestBed;
 
 impl TestBed {
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
-    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else. It stands
-    /// still while a statement is in flight, so that a test gives the same result on a busy machine.
+    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed
+    /// holds a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere
+    /// else. It stands still while a statement is in flight, so that a test gives the same result on a busy machine.
     ///
-    /// Sleeps inside the framework's transactions ([`Context::begin`](crate::Context::begin), `item.tx()`) cost no real time. Inside
-    /// a transaction that was begun on the pool itself (`db.begin()`) they take seconds of real time, because the bed cannot tell
-    /// them from a slow statement.
+    /// Sleeps inside the framework's transactions ([`Context::begin`](crate::Context::begin), `item.tx()`) cost no real
+    /// time. Inside a transaction that was begun on the pool itself (`db.begin()`) they take seconds of real time,
+    /// because the bed cannot tell them from a slow statement.
     ///
     /// # Panics
     /// A service of the bed has been started, the bed has a database already, or the database cannot be opened.
@@ -24,8 +24,8 @@ impl TestBed {
         self.database_url("sqlite::memory:").await
     }
 
-    /// Gives the bed the database at this URL, as [`sqlite`](Self::sqlite) does with a database in memory, and returns its pool. All connections of
-    /// the pool are opened at once.
+    /// Gives the bed the database at this URL, as [`sqlite`](Self::sqlite) does with a database in memory, and returns
+    /// its pool. All connections of the pool are opened at once.
     ///
     /// # Panics
     /// As for `sqlite`.
@@ -34,9 +34,10 @@ impl TestBed {
         self.database_with(options).await
     }
 
-    /// Gives the bed a database with these options of the pool, such as its size, and returns the pool. A pool of one connection executes one statement at a time, in an order that does not depend
-    /// on the machine: so a test with several [replicas](Self::replica) gives exactly the same result every time. But a transaction
-    /// then excludes every other statement: code that has one open, and waits for another connection, waits without an end.
+    /// Gives the bed a database with these options of the pool, such as its size, and returns the pool. A pool of one
+    /// connection executes one statement at a time, in an order that does not depend on the machine: so a test with
+    /// several [replicas](Self::replica) gives exactly the same result every time. But a transaction then excludes
+    /// every other statement: code that has one open, and waits for another connection, waits without an end.
     ///
     /// # Panics
     /// As for `sqlite`.
@@ -69,8 +70,8 @@ impl TestBed {
         db
     }
 
-    /// Returns another replica: a bed with a registry of its own, on the database and on the clock of this bed. Register the same
-    /// services in both. Time that moves in one of them moves in all.
+    /// Returns another replica: a bed with a registry of its own, on the database and on the clock of this bed.
+    /// Register the same services in both. Time that moves in one of them moves in all.
     ///
     /// ```
     /// # #[cfg(all(feature = "cluster", feature = "sqlite"))] {
@@ -113,8 +114,8 @@ impl TestBed {
         replica
     }
 
-    /// Cuts a replica off from the database, as a failure of the network does: what its services and its registry send fails at
-    /// once, until [`heal`](Self::heal). A connection that the test itself has is not affected.
+    /// Cuts a replica off from the database, as a failure of the network does: what its services and its registry send
+    /// fails at once, until [`heal`](Self::heal). A connection that the test itself has is not affected.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).
@@ -130,11 +131,12 @@ impl TestBed {
         replica.bed_database().monitor.cut_off(false);
     }
 
-    /// Ends a replica at once: no `cleanup` runs, no lease is released, transactions that are open are rolled back, and it does not reach
-    /// the database any more. The future waits until the tasks of its services have ended.
+    /// Ends a replica at once: no `cleanup` runs, no lease is released, transactions that are open are rolled back, and
+    /// it does not reach the database any more. The future waits until the tasks of its services have ended.
     ///
-    /// Unlike SIGKILL, it leaves in this process what the loops of the services cannot drop: tasks that the services have spawned, and
-    /// blocking code, whose context is stopping. Blocking code that a stop has left behind is still followed by its `cleanup`.
+    /// Unlike SIGKILL, it leaves in this process what the loops of the services cannot drop: tasks that the services
+    /// have spawned, and blocking code, whose context is stopping. Blocking code that a stop has left behind is still
+    /// followed by its `cleanup`.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).

@@ -1,13 +1,13 @@
 //! [`Transaction`]: the transaction for the user's writes.
 //!
-//! One type has three uses, so that one `&Transaction` in a signature fits all of them. `begin` returns an open transaction. An
-//! item of a batch uses the transaction of the batch, and its first statement sets a savepoint. A leased item has a transaction
-//! that begins with its first statement.
+//! One type has three uses, so that one `&Transaction` in a signature fits all of them. `begin` returns an open
+//! transaction. An item of a batch uses the transaction of the batch, and its first statement sets a savepoint. A
+//! leased item has a transaction that begins with its first statement.
 //!
-//! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a trigger
-//! requests it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each following
-//! statement would commit by itself. So if a transaction is in doubt, it is checked before its next statement. Every
-//! transaction of the framework is checked before anything is reported as done.
+//! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a
+//! trigger requests it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each
+//! following statement would commit by itself. So if a transaction is in doubt, it is checked before its next
+//! statement. Every transaction of the framework is checked before anything is reported as done.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,14 +36,14 @@ type DbResult<T> = std::result::Result<T, DbErr>;
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
-/// [`commit`](Transaction::commit) makes its writes permanent. Dropping it rolls back, and so does a run that ends by `?`, a
-/// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL it runs at READ
-/// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a transaction from
-/// `cx.begin()` changes that.
+/// [`commit`](Transaction::commit) makes its writes permanent. Dropping it rolls back, and so does a run that ends by
+/// `?`, a panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL
+/// it runs at READ COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as the first
+/// statement of a transaction from `cx.begin()` changes that.
 ///
-/// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for
-/// code that requires this type or a `StreamTrait`. Commit or drop the savepoint before `commit`, or before the item is settled
-/// with `Ok`: while it is open, nothing can be committed.
+/// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own
+/// `DatabaseTransaction`, for code that requires this type or a `StreamTrait`. Commit or drop the savepoint before
+/// `commit`, or before the item is settled with `Ok`: while it is open, nothing can be committed.
 #[derive(Debug)]
 pub struct Transaction {
     cx: TxContext,
@@ -60,8 +60,9 @@ pub struct Transaction {
     open_batch: Option<OpenBatch>,
     /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
-    /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip: once,
-    /// because of a statement whose future is dropped, perhaps only this part is executed. A savepoint that stays does no harm.
+    /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round
+    /// trip: once, because of a statement whose future is dropped, perhaps only this part is executed. A savepoint that
+    /// stays does no harm.
     stale_savepoint: AtomicBool,
     health: TxHealth,
     notifications: Mutex<Notifications>,
@@ -139,7 +140,8 @@ impl Transaction {
         self
     }
 
-    /// Counts as the transaction of a batch: on SQLite, others of its service do not wait long for the write lock until it has ended.
+    /// Counts as the transaction of a batch: on SQLite, others of its service do not wait long for the write lock until
+    /// it has ended.
     pub(crate) fn of_batch(mut self) -> Self {
         self.open_batch = Some(OpenBatch::count(&self.cx));
         self
@@ -165,9 +167,10 @@ impl Transaction {
         self.tx.initialized()
     }
 
-    /// Wakes every service that has this topic in `wake_on`, as [`ServiceRegistry::notify`](crate::ServiceRegistry::notify) does,
-    /// but after the commit, so that the run sees the writes of this transaction. Without a commit nothing is notified. On
-    /// [`item.tx()`](crate::database::Item::tx), an item that fails drops its notifications.
+    /// Wakes every service that has this topic in `wake_on`, as
+    /// [`ServiceRegistry::notify`](crate::ServiceRegistry::notify) does, but after the commit, so that the run sees the
+    /// writes of this transaction. Without a commit nothing is notified. On [`item.tx()`](crate::database::Item::tx),
+    /// an item that fails drops its notifications.
     ///
     /// On PostgreSQL, replicas are notified by the commit itself.
     ///
@@ -187,14 +190,15 @@ impl Transaction {
 
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
     ///
-    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
-    /// to 5 s.
+    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for
+    /// it, up to 5 s.
     ///
     /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
     ///
     /// # Errors
-    /// The database refused the commit, a savepoint is still open, or the lease is lost; then nothing was written. If the
-    /// connection broke during the commit, or the server did not answer within 60 s, it is unknown whether the commit took effect.
+    /// The database refused the commit, a savepoint is still open, or the lease is lost; then nothing was written. If
+    /// the connection broke during the commit, or the server did not answer within 60 s, it is unknown whether the
+    /// commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.needs_proof()
             && let Err(error) = self.prove().await
@@ -260,8 +264,8 @@ impl Transaction {
         Ok(result?)
     }
 
-    /// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one; else the
-    /// rollback is awaited, because the next claim skips a row that is still locked.
+    /// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one;
+    /// else the rollback is awaited, because the next claim skips a row that is still locked.
     pub(crate) async fn give_up(self) -> Option<ErrorKind> {
         let cause = self.interruption();
         if cause.is_none() {
@@ -365,12 +369,13 @@ impl Transaction {
         self.has_begun() && self.health.needs_proof()
     }
 
-    /// Checks that the writes so far can be committed: the transaction is still open, if it can have ended, and no savepoint of the
-    /// user's code is. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and outside a transaction each statement
-    /// commits by itself on both engines.
+    /// Checks that the writes so far can be committed: the transaction is still open, if it can have ended, and no
+    /// savepoint of the user's code is. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and outside
+    /// a transaction each statement commits by itself on both engines.
     ///
     /// # Errors
-    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint; or a savepoint is open.
+    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint; or a savepoint is
+    /// open.
     pub(crate) async fn prove(&self) -> DbResult<()> {
         self.check_open("").await?;
         self.check_savepoints().await
@@ -432,12 +437,14 @@ impl Transaction {
             return Ok(());
         }
         let stands = match self.backend {
-            // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by itself.
+            // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by
+            // itself.
             DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
             _ if is_proved && statement.is_empty() => true,
             _ => match open.tx.execute_unprepared(&format!("{statement}{PROOF}")).await {
                 Ok(_) => true,
-                // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled back.
+                // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled
+                // back.
                 Err(error) if ErrorKind::has_code(&error, "25P01") => false,
                 Err(error) => return Err(error),
             },
@@ -540,8 +547,8 @@ impl Transaction {
         }
     }
 
-    /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver would
-    /// use these statements again.
+    /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver
+    /// would use these statements again.
     pub(crate) async fn discard(&self) {
         if self.backend == DbBackend::Postgres
             && let Some(open) = self.tx.get()
@@ -556,8 +563,8 @@ impl Transaction {
         self.health.interruption()
     }
 
-    /// Returns the kind of the last statement's error, if the last statement failed. If it failed only because an earlier one had
-    /// failed, that is the kind of the earlier one's error.
+    /// Returns the kind of the last statement's error, if the last statement failed. If it failed only because an
+    /// earlier one had failed, that is the kind of the earlier one's error.
     pub(crate) fn last_error(&self) -> Option<ErrorKind> {
         self.health.last_error()
     }
@@ -567,9 +574,9 @@ impl Transaction {
         self.health.has_ended()
     }
 
-    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one. Returns
-    /// whether the transaction is proved to be open by that. The statements of an open savepoint are not tracked, so one of them may
-    /// have been dropped.
+    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one.
+    /// Returns whether the transaction is proved to be open by that. The statements of an open savepoint are not
+    /// tracked, so one of them may have been dropped.
     async fn take_answer(&self, tx: &MonitoredTx) -> bool {
         if !self.health.take_unanswered() || self.backend != DbBackend::Postgres {
             return false;
@@ -647,8 +654,8 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     if backend != DbBackend::Sqlite {
         return tx.commit().await;
     }
-    // The driver does not notice that SQLite rolls back by itself: its next BEGIN would be a savepoint. So an empty transaction
-    // follows this one, and the driver's rollback ends it.
+    // The driver does not notice that SQLite rolls back by itself: its next BEGIN would be a savepoint. So an empty
+    // transaction follows this one, and the driver's rollback ends it.
     let committed = tx.execute_unprepared("COMMIT; BEGIN").await;
     if committed.is_err() {
         sqlite_connection::restore(tx).await;

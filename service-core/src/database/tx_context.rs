@@ -1,7 +1,7 @@
 //! [`TxContext`]: what the transactions of one service share, and how each of them begins.
 //!
-//! On PostgreSQL a transaction begins at READ COMMITTED, whatever the server's default is. On SQLite it begins with the write lock:
-//! one writer of the process at a time asks SQLite for it, and asks again while another process has it.
+//! On PostgreSQL a transaction begins at READ COMMITTED, whatever the server's default is. On SQLite it begins with the
+//! write lock: one writer of the process at a time asks SQLite for it, and asks again while another process has it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -108,8 +108,9 @@ impl TxContext {
         self.reads_committed.store(false, Ordering::Relaxed);
     }
 
-    /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
-    /// or a stop of the run waits for it, as for a commit. `build` makes the statement, not on the task of the run.
+    /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a
+    /// timeout or a stop of the run waits for it, as for a commit. `build` makes the statement, not on the task of the
+    /// run.
     pub(crate) async fn commit_alone(
         &self,
         build: impl FnOnce() -> Statement + Send + 'static,
@@ -156,11 +157,12 @@ impl TxContext {
     }
 
     async fn begin_on_postgres(&self, level: Level) -> DbResult<OpenTransaction> {
-        // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
+        // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have
+        // locked.
         let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
-        // knowledge.
+        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the
+        // driver's knowledge.
         let db = self.db.clone();
         match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
             Ok(tx) => Ok(self.open(tx, None)),

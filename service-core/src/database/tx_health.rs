@@ -1,7 +1,7 @@
 //! [`TxHealth`]: what the statements of a transaction have shown about it so far.
 //!
-//! Statements are sent through a shared reference, so the flags are atomic. One statement at a time uses the connection, so their
-//! order does not matter.
+//! Statements are sent through a shared reference, so the flags are atomic. One statement at a time uses the
+//! connection, so their order does not matter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,8 +16,8 @@ pub(super) struct TxHealth {
     failed: Flag,
     /// The transaction may have ended unnoticed: it is checked before the next statement.
     in_doubt: Flag,
-    /// The future of a statement was, or may have been, dropped before its answer, which PostgreSQL's driver gives to the next
-    /// statement.
+    /// The future of a statement was, or may have been, dropped before its answer, which PostgreSQL's driver gives to
+    /// the next statement.
     unanswered: Flag,
     /// A savepoint of the user's code may be open.
     nested: Flag,
@@ -29,8 +29,8 @@ pub(super) struct TxHealth {
     condition_failed: Flag,
     /// The error from which the transaction cannot recover.
     interruption: Mutex<Option<ErrorKind>>,
-    /// The kind of the last statement's error, if the last statement failed. Of an error that follows from an earlier one, it is the
-    /// kind of the earlier one.
+    /// The kind of the last statement's error, if the last statement failed. Of an error that follows from an earlier
+    /// one, it is the kind of the earlier one.
     last_error: Mutex<Option<ErrorKind>>,
 }
 
@@ -89,8 +89,8 @@ impl TxHealth {
         }
     }
 
-    /// A savepoint of the user's code begins. Its statements are not seen, so afterwards the transaction is in doubt, and one of
-    /// these statements may have been dropped.
+    /// A savepoint of the user's code begins. Its statements are not seen, so afterwards the transaction is in doubt,
+    /// and one of these statements may have been dropped.
     pub(super) fn nest(&self) {
         self.in_doubt.set();
         self.nested.set();
@@ -115,8 +115,8 @@ impl TxHealth {
         self.in_doubt.clear();
     }
 
-    /// The transaction is still open. On PostgreSQL, what has failed was undone with its savepoint; otherwise the server would have
-    /// refused the proof.
+    /// The transaction is still open. On PostgreSQL, what has failed was undone with its savepoint; otherwise the
+    /// server would have refused the proof.
     pub(super) fn proved(&self, by_postgres: bool) {
         self.in_doubt.clear();
         if by_postgres {
@@ -130,8 +130,8 @@ impl TxHealth {
         *self.last_error.lock() = None;
     }
 
-    /// Whether the next answer may be that of an earlier statement. Returns this once for each such statement; while a savepoint of
-    /// the user's code may be open, always.
+    /// Whether the next answer may be that of an earlier statement. Returns this once for each such statement; while a
+    /// savepoint of the user's code may be open, always.
     pub(super) fn take_unanswered(&self) -> bool {
         self.unanswered.take() || self.is_nested()
     }

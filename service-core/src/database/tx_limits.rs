@@ -1,5 +1,5 @@
-//! What limits the transaction of an item of `claim_each`: its turn in the queue of its batch ([`QueuePlace`]), and the time
-//! limit of the item ([`TimeLimit`]).
+//! What limits the transaction of an item of `claim_each`: its turn in the queue of its batch ([`QueuePlace`]), and the
+//! time limit of the item ([`TimeLimit`]).
 
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::sync::Mutex;
 /// The transactions of a batch on SQLite that begin one after the other: those of the items in flight at the same time.
 pub(crate) type TxQueue = Arc<Semaphore>;
 
-/// The place of one transaction in the queue of its batch. It waits without a limit, because the items before it have one, or
-/// need none.
+/// The place of one transaction in the queue of its batch. It waits without a limit, because the items before it have
+/// one, or need none.
 #[derive(Debug)]
 pub(crate) struct QueuePlace {
     queue: TxQueue,
@@ -76,7 +76,8 @@ impl TimeLimit {
         Self { deadline, before: OnceLock::new() }
     }
 
-    /// Limits each statement of a transaction on PostgreSQL to the time that is left, unless a shorter limit applies already.
+    /// Limits each statement of a transaction on PostgreSQL to the time that is left, unless a shorter limit applies
+    /// already.
     pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);

@@ -15,7 +15,8 @@ impl WallClock {
         Self(Arc::new(now))
     }
 
-    /// The current time in whole microseconds, as PostgreSQL stores it: a value that is read equals the one that was written.
+    /// The current time in whole microseconds, as PostgreSQL stores it: a value that is read equals the one that was
+    /// written.
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)().trunc_subsecs(6)
     }
@@ -39,8 +40,8 @@ pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Parses RFC 3339, or the text of `CURRENT_TIMESTAMP` and `now()`: with a blank in place of the `T`, and on SQLite without
-/// a zone, because it is in UTC.
+/// Parses RFC 3339, or the text of `CURRENT_TIMESTAMP` and `now()`: with a blank in place of the `T`, and on SQLite
+/// without a zone, because it is in UTC.
 pub(crate) fn parse_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
     if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
         return Ok(at.and_utc());

@@ -1,10 +1,10 @@
 //! [`WriteLock`]: the queue of the writers to SQLite.
 //!
-//! SQLite has one writer at a time. A writer that finds it busy sleeps and tries again, so the order is random, and the lock is
-//! idle in between. Therefore the services of one process queue here; other processes use SQLite's own way.
+//! SQLite has one writer at a time. A writer that finds it busy sleeps and tries again, so the order is random, and the
+//! lock is idle in between. Therefore the services of one process queue here; other processes use SQLite's own way.
 //!
-//! The tricky part: a service with two transactions at once could wait for itself. So the wait is limited. The queue only
-//! gives an order; SQLite's own lock still protects the data.
+//! The tricky part: a service with two transactions at once could wait for itself. So the wait is limited. The queue
+//! only gives an order; SQLite's own lock still protects the data.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! [`Explanation`]: the options of a service with the layer that set each, its next runs, and why it does not run now.
 //!
-//! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read from
-//! one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
+//! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read
+//! from one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,8 +30,8 @@ const RUNS: usize = 5;
 
 /// Explains one service: its options with the layer that set each, its next runs, and why it does not run now.
 ///
-/// [`Display`](fmt::Display) writes text for a terminal; JSON is for programs. It has the keys of the service's own settings
-/// and never their values.
+/// [`Display`](fmt::Display) writes text for a terminal; JSON is for programs. It has the keys of the service's own
+/// settings and never their values.
 ///
 /// ```no_run
 /// # async fn example() -> service_core::Result<()> {
@@ -75,9 +75,9 @@ pub struct Explanation {
     pub now: String,
     /// The schedule as text: `every 30s`.
     pub schedule: String,
-    /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the schedule,
-    /// without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is scheduled:
-    /// paused, stopped, failed, disabled or starting.
+    /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the
+    /// schedule, without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is
+    /// scheduled: paused, stopped, failed, disabled or starting.
     #[serde(with = "rfc3339::list")]
     pub next_runs: Vec<SystemTime>,
     /// Every option in effect, in the order of the table of keys, with the place of its value.
@@ -100,8 +100,8 @@ pub struct ExplainedOption {
     pub layer: Layer,
     /// The place of the value, as text: `services.toml:12`.
     pub place: String,
-    /// The values of lower layers that this one overrides, highest layer first. A schedule also overrides those of the other
-    /// schedule keys.
+    /// The values of lower layers that this one overrides, highest layer first. A schedule also overrides those of the
+    /// other schedule keys.
     pub hides: Vec<ExplainedOption>,
 }
 
@@ -109,8 +109,8 @@ pub struct ExplainedOption {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExplainedSetting {
-    /// The key; nested keys are separated by dots. The value is not shown, because only the service's type declares which
-    /// values are secret.
+    /// The key; nested keys are separated by dots. The value is not shown, because only the service's type declares
+    /// which values are secret.
     pub key: String,
     /// The place of the value, as text: `services.toml:12`.
     pub place: String,

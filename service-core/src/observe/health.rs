@@ -24,11 +24,13 @@ use crate::service::state::ServiceState;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum HealthStatus {
-    /// The service works, is starting, stands by for a known holder, is stopping, has stopped itself without a failure, or is disabled.
+    /// The service works, is starting, stands by for a known holder, is stopping, has stopped itself without a failure,
+    /// or is disabled.
     Healthy,
     /// The service works with restrictions, or it was paused, stopped or never started.
     Degraded,
-    /// The service does not do its work: for example it is `Failed`, no run begins although one is due, a run hangs, a run was given up, or it stopped itself after a failure.
+    /// The service does not do its work: for example it is `Failed`, no run begins although one is due, a run hangs, a
+    /// run was given up, or it stopped itself after a failure.
     Unhealthy,
 }
 
@@ -376,7 +378,8 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     }
 }
 
-/// Describes a blocking run whose time is over and that has not returned. It cannot be cancelled, and no other run begins before.
+/// Describes a blocking run whose time is over and that has not returned. It cannot be cancelled, and no other run
+/// begins before.
 fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
     matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))).then(|| {
         let run = snapshot.status.stats.runs;

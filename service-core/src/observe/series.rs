@@ -48,8 +48,8 @@ pub(crate) trait SeriesSink {
     }
 }
 
-/// Whether a label of a service with this key is shown as `label_…`: it would be one of our own, one of Prometheus itself, or that
-/// of another key that is shown so.
+/// Whether a label of a service with this key is shown as `label_…`: it would be one of our own, one of Prometheus
+/// itself, or that of another key that is shown so.
 fn is_prefixed(key: &str) -> bool {
     RESERVED.contains(&key) || key.starts_with("__") || key.starts_with("label_")
 }

@@ -90,8 +90,8 @@ pub(crate) trait ExtensionBuilder: Any + Send {
 }
 
 impl RegistryBuilder {
-    /// Sets the requester id, which names on whose behalf the services act. Default: the environment variable `SYSTEM_ID`,
-    /// else `system`.
+    /// Sets the requester id, which names on whose behalf the services act. Default: the environment variable
+    /// `SYSTEM_ID`, else `system`.
     pub fn requester_id(mut self, id: impl Into<String>) -> Self {
         self.requester_id = Some(id.into());
         self
@@ -147,8 +147,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// Registers a ready-made instance. It cannot be rebuilt: when it panics, the service is `Failed`, and `restart` is an
-    /// error of [`build`](Self::build).
+    /// Registers a ready-made instance. It cannot be rebuilt: when it panics, the service is `Failed`, and `restart` is
+    /// an error of [`build`](Self::build).
     #[track_caller]
     pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
         self.registrations.push(Registration::ready_made(id.as_ref(), service));
@@ -204,29 +204,31 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets options of any service, discovered or not. Where [`instances`](ServiceOptions::instances) makes several services, the
-    /// name of the type stands for all of them, and an id for one; options of one override those for all. Options override
-    /// `[defaults]` and the attribute; the service's section in `services.toml`, and every layer above that, overrides them. If
-    /// two calls for one service set the same key, the later one counts.
+    /// Sets options of any service, discovered or not. Where [`instances`](ServiceOptions::instances) makes several
+    /// services, the name of the type stands for all of them, and an id for one; options of one override those for all.
+    /// Options override `[defaults]` and the attribute; the service's section in `services.toml`, and every layer above
+    /// that, overrides them. If two calls for one service set the same key, the later one counts.
     pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
         self.options.push((id.into(), options));
         self
     }
 
-    /// Makes the start fail when the first `configure` of a service fails, even if the failure would be retried; the start
-    /// then stops the services that it started. An outage of the database does not count, nor does a `configure` that takes
-    /// longer than 30 s. Default: a service that cannot start does not keep the others from starting; its health shows why.
+    /// Makes the start fail when the first `configure` of a service fails, even if the failure would be retried; the
+    /// start then stops the services that it started. An outage of the database does not count, nor does a `configure`
+    /// that takes longer than 30 s. Default: a service that cannot start does not keep the others from starting; its
+    /// health shows why.
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self
     }
 
-    /// Adds a probe: a check of a resource that services use, such as an API or a broker. Services name it in `needs`; while
-    /// it fails, their failures do not exhaust `max_failures`, their health names the probe, and its next success ends their
-    /// wait for a retry. The registry's database is a probe of its own, named `database`.
+    /// Adds a probe: a check of a resource that services use, such as an API or a broker. Services name it in `needs`;
+    /// while it fails, their failures do not exhaust `max_failures`, their health names the probe, and its next success
+    /// ends their wait for a retry. The registry's database is a probe of its own, named `database`.
     ///
-    /// `check` is called at the start, then every `every` (at least 0.5 s), and when a service that needs it fails. A check has
-    /// 10 s. The captures of the closure are cloned for each check. An error and a panic mean that the resource is down.
+    /// `check` is called at the start, then every `every` (at least 0.5 s), and when a service that needs it fails. A
+    /// check has 10 s. The captures of the closure are cloned for each check. An error and a panic mean that the
+    /// resource is down.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -254,11 +256,13 @@ impl RegistryBuilder {
         self
     }
 
-    /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout` counts
-    /// from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as it would keep
-    /// its turn, nor does a blocking run that has timed out and has not returned. Default: no limit. Zero counts as one.
+    /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout`
+    /// counts from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as
+    /// it would keep its turn, nor does a blocking run that has timed out and has not returned. Default: no limit. Zero
+    /// counts as one.
     ///
-    /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten connections.
+    /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten
+    /// connections.
     pub fn max_concurrent_runs(mut self, runs: usize) -> Self {
         self.max_concurrent_runs = Some(runs.max(1));
         self
@@ -267,8 +271,8 @@ impl RegistryBuilder {
     /// Registers everything and starts nothing.
     ///
     /// # Errors
-    /// Returns all mistakes at once: in the configuration file and the options, duplicate ids (with both places), unknown
-    /// dependencies and cycles. Only a database URL that can never work is reported alone.
+    /// Returns all mistakes at once: in the configuration file and the options, duplicate ids (with both places),
+    /// unknown dependencies and cycles. Only a database URL that can never work is reported alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         panic::note_places();
         let mut problems = std::mem::take(&mut self.problems);
@@ -388,7 +392,8 @@ impl RegistryBuilder {
         ServiceRegistry { inner }
     }
 
-    /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`] does.
+    /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`]
+    /// does.
     ///
     /// # Errors
     /// As for [`build`](Self::build) and [`ServiceRegistry::start`].
@@ -427,16 +432,16 @@ impl ServiceRegistry {
     ///
     /// From this call on SIGINT and SIGTERM begin a shutdown for callers of [`until_shutdown`](Self::until_shutdown),
     /// [`stopping`](Self::stopping) or [`closed`](Self::closed). A signal during the start ends the wait; the shutdown
-    /// begins when one of them is called. If the program calls none of them, nor [`shutdown`](Self::shutdown), the process
-    /// ends `shutdown_timeout` after the signal. A second signal ends the process at once. The signal handlers stay
-    /// installed for the rest of the process, even after the runtime has ended. A program that handles signals itself calls
-    /// [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
+    /// begins when one of them is called. If the program calls none of them, nor [`shutdown`](Self::shutdown), the
+    /// process ends `shutdown_timeout` after the signal. A second signal ends the process at once. The signal handlers
+    /// stay installed for the rest of the process, even after the runtime has ended. A program that handles signals
+    /// itself calls [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
     ///
-    /// SIGHUP reads the configuration file again, as [`reload`](Self::reload) does; if standard input is a terminal at this
-    /// call, SIGHUP begins a shutdown, as SIGTERM does.
+    /// SIGHUP reads the configuration file again, as [`reload`](Self::reload) does; if standard input is a terminal at
+    /// this call, SIGHUP begins a shutdown, as SIGTERM does.
     ///
-    /// Under systemd, in a unit with `Type=notify` or `notify-reload`, the registry sends `READY` at the end of the start, and then
-    /// `STATUS`, `RELOADING`, `STOPPING` and, if the unit has `WatchdogSec`, `WATCHDOG`.
+    /// Under systemd, in a unit with `Type=notify` or `notify-reload`, the registry sends `READY` at the end of the
+    /// start, and then `STATUS`, `RELOADING`, `STOPPING` and, if the unit has `WatchdogSec`, `WATCHDOG`.
     ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
@@ -544,7 +549,8 @@ fn warn_of_unknown_sections(registrations: &[Registration], sources: &Sources) {
     }
 }
 
-/// Reads the options of the services, and checks them and their dependencies. Returns the services whose options can be read.
+/// Reads the options of the services, and checks them and their dependencies. Returns the services whose options can be
+/// read.
 fn register_all(
     registrations: Vec<Registration>,
     shared: &Arc<Shared>,

@@ -1,4 +1,5 @@
-//! How a [`Companion`] is built and found: what a feature runs beside the services of a registry, such as an HTTP server.
+//! How a [`Companion`] is built and found: what a feature runs beside the services of a registry, such as an HTTP
+//! server.
 //!
 //! A feature submits a [`CompanionBuilder`] to `inventory`, so that the registry knows no feature.
 
@@ -70,8 +71,8 @@ impl ServiceRegistry {
         self.inner.companions.iter().for_each(|companion| companion.enter(phase));
     }
 
-    /// Announces to all companions that the configuration file is read again, until the guard is dropped. Before the end of the
-    /// start and after the begin of a shutdown, nothing is announced.
+    /// Announces to all companions that the configuration file is read again, until the guard is dropped. Before the
+    /// end of the start and after the begin of a shutdown, nothing is announced.
     pub(super) fn announce_reload(&self) -> ReloadGuard<'_> {
         let announced = self.session().is_started() && self.session().is_open();
         if announced {

@@ -53,14 +53,14 @@ impl ServiceHandle {
         explain::of(&self.service, &inner.services, &*inner.extension)
     }
 
-    /// Starts the service with a new instance. Waits until the instance is built or could not be built, at most 30 s; after
-    /// that the start continues in the background. Dropping the future does not stop the service. After a shutdown, this
-    /// reopens the registry, as [`ServiceRegistry::start`] does.
+    /// Starts the service with a new instance. Waits until the instance is built or could not be built, at most 30 s;
+    /// after that the start continues in the background. Dropping the future does not stop the service. After a
+    /// shutdown, this reopens the registry, as [`ServiceRegistry::start`] does.
     ///
     /// # Errors
     /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it failed
-    /// permanently during the start; the admin interface cannot be served; or a shutdown is in progress. A failure that is retried
-    /// is not an error.
+    /// permanently during the start; the admin interface cannot be served; or a shutdown is in progress. A failure that
+    /// is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
         inner.extension.before_one(&inner.services).await;
@@ -143,8 +143,8 @@ impl ServiceHandle {
         }
     }
 
-    /// Stops the service and waits until its current run has ended and `cleanup` has run. If the service does not run, this
-    /// succeeds at once. Dropping the future does not cancel the stop.
+    /// Stops the service and waits until its current run has ended and `cleanup` has run. If the service does not run,
+    /// this succeeds at once. Dropping the future does not cancel the stop.
     ///
     /// Called from within the service's own run, it returns at once, and that run is the last.
     ///
@@ -173,14 +173,15 @@ impl ServiceHandle {
     }
 
     /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
-    /// [`start`](Self::start) does. With `scope = "cluster"`, the service is started again on every replica on which it is `Failed`, within seconds.
+    /// [`start`](Self::start) does. With `scope = "cluster"`, the service is started again on every replica on which it
+    /// is `Failed`, within seconds.
     ///
-    /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the run
-    /// ends by a stop or by `Recovery::Stop`.
+    /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the
+    /// run ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
-    /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently again
-    /// during the start. With `scope = "cluster"`, if the service is not `Failed` on this replica, also: the
+    /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently
+    /// again during the start. With `scope = "cluster"`, if the service is not `Failed` on this replica, also: the
     /// database does not answer. (If it is `Failed` here, that is only a warning.)
     pub async fn reset(&self) -> Result<()> {
         if self.inner().is_current() {
@@ -224,10 +225,10 @@ impl ServiceHandle {
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
-    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
-    /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
-    /// not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the call
-    /// reaches the replica that runs it, within seconds.
+    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls
+    /// before that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A
+    /// service that does not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that stands by,
+    /// or on which the service has ended, the call reaches the replica that runs it, within seconds.
     pub fn wake(&self) {
         self.registry.wake(self.inner());
     }
@@ -235,14 +236,14 @@ impl ServiceHandle {
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
-    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one. With
-    /// `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the replica that holds the lease makes the
-    /// run, and an error in the report is the text of that replica's error.
+    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one.
+    /// With `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the replica that holds
+    /// the lease makes the run, and an error in the report is the text of that replica's error.
     ///
     /// # Errors
-    /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the
-    /// report. If another replica makes the run also: no replica holds the lease within 60 s, it loses the lease before the run has
-    /// ended, or the database does not answer.
+    /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in
+    /// the report. If another replica makes the run also: no replica holds the lease within 60 s, it loses the lease
+    /// before the run has ended, or the database does not answer.
     pub async fn run_now(&self) -> Result<RunReport> {
         if self.inner().is_current() {
             self.inner().request_run(None)?;
@@ -272,8 +273,8 @@ impl ServiceHandle {
         }
     }
 
-    /// Waits until the service reaches `state`. A state that the service had only for a moment since this call counts, too. Dropping the
-    /// future changes nothing.
+    /// Waits until the service reaches `state`. A state that the service had only for a moment since this call counts,
+    /// too. Dropping the future changes nothing.
     ///
     /// # Errors
     /// The service is `Failed` or unregistered, and so will not reach the state.

@@ -34,8 +34,8 @@ pub(crate) fn repeat(
 /// The key that [`repeat`] reads.
 pub(crate) const KEY: &str = "instances";
 
-/// Returns how many services the registration stands for, and the place of that number. Wrong options are reported when the
-/// service is made.
+/// Returns how many services the registration stands for, and the place of that number. Wrong options are reported when
+/// the service is made.
 fn instances(registration: &Registration, sources: &Sources) -> (u32, String) {
     let one = (1, String::new());
     if !sources.sets_key(registration.target(), KEY) {

@@ -1,8 +1,8 @@
 //! Many services: the builder, the registry, its handles, the order of starts and stops, signals.
 //!
-//! The tricky part is order: a service starts after (`starting`) and stops before (`stopping`) the services that it depends
-//! on. The services of one tier start and stop concurrently. A running service holds its registry, so dropping every handle
-//! stops nothing.
+//! The tricky part is order: a service starts after (`starting`) and stops before (`stopping`) the services that it
+//! depends on. The services of one tier start and stop concurrently. A running service holds its registry, so dropping
+//! every handle stops nothing.
 
 mod all;
 pub(crate) mod builder;

@@ -52,8 +52,8 @@ pub struct Register {
 }
 
 impl Register {
-    /// Sets options of this service. They override `[defaults]` and the attribute; the service's section in `services.toml`,
-    /// and every layer above that, overrides them.
+    /// Sets options of this service. They override `[defaults]` and the attribute; the service's section in
+    /// `services.toml`, and every layer above that, overrides them.
     pub fn options(mut self, options: ServiceOptions) -> Self {
         if let Ok(registration) = &mut self.registration {
             registration.add_options(options);
@@ -61,15 +61,15 @@ impl Register {
         self
     }
 
-    /// Sets one of the service's own settings, in the same layer as [`options`](Self::options). A dot separates nested keys:
-    /// `"smtp.host"`.
+    /// Sets one of the service's own settings, in the same layer as [`options`](Self::options). A dot separates nested
+    /// keys: `"smtp.host"`.
     #[track_caller]
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.options(ServiceOptions::new().setting(key, value))
     }
 
-    /// Adds a label, which every span and log line of the service has, and its health. A key has only a-z and `_`; a service has
-    /// at most 8 labels. A later label of the same key replaces the earlier one.
+    /// Adds a label, which every span and log line of the service has, and its health. A key has only a-z and `_`; a
+    /// service has at most 8 labels. A later label of the same key replaces the earlier one.
     ///
     /// # Errors
     /// When awaited: the key is malformed, or there are too many labels.
@@ -83,15 +83,16 @@ impl Register {
         self
     }
 
-    /// Makes the service belong to the current instance of another one: when that instance ends, for whatever reason, this
-    /// service is stopped and unregistered before the instance's `cleanup`. So a service that manages others leaves none behind.
+    /// Makes the service belong to the current instance of another one: when that instance ends, for whatever reason,
+    /// this service is stopped and unregistered before the instance's `cleanup`. So a service that manages others
+    /// leaves none behind.
     ///
-    /// A stop of the parent first waits for its current run, then stops its children (each within its `drain_timeout`). A
-    /// shutdown requests both stops at the same time.
+    /// A stop of the parent first waits for its current run, then stops its children (each within its `drain_timeout`).
+    /// A shutdown requests both stops at the same time.
     ///
     /// # Errors
-    /// When awaited: the parent belongs to another registry, or it has no instance that continues: it was never started, is
-    /// stopping, or has ended.
+    /// When awaited: the parent belongs to another registry, or it has no instance that continues: it was never
+    /// started, is stopping, or has ended.
     pub fn parent(mut self, parent: &ServiceHandle) -> Self {
         let same = Arc::ptr_eq(&parent.registry.inner, &self.registry.inner);
         self.registration = self.registration.and_then(|registration| {
@@ -116,8 +117,8 @@ impl Register {
     /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does.
     ///
     /// # Errors
-    /// The service cannot be registered; or it cannot be started, as for [`ServiceHandle::start`]. In the second case it
-    /// stays registered.
+    /// The service cannot be registered; or it cannot be started, as for [`ServiceHandle::start`]. In the second case
+    /// it stays registered.
     pub async fn start(self) -> Result<ServiceHandle> {
         let handle = self.await?;
         handle.start().await?;
@@ -153,8 +154,8 @@ impl Future for Registering {
 }
 
 impl ServiceRegistry {
-    /// Registers a ready-made instance without starting it. The instance cannot be rebuilt: when it panics, the service is
-    /// `Failed`.
+    /// Registers a ready-made instance without starting it. The instance cannot be rebuilt: when it panics, the service
+    /// is `Failed`.
     ///
     /// # Errors
     /// When awaited: the id is taken or malformed, the options are wrong (`restart = "on_failure"` is, for a ready-made
@@ -165,8 +166,8 @@ impl ServiceRegistry {
     }
 
     /// Registers a closure that builds instances, without starting the service: `|| S`, `|| Result<S, E>`, or
-    /// `async |cx: &Context| …` with the same results. Write the type of `cx`. The captures of an async closure are `Clone`,
-    /// and are cloned for each instance.
+    /// `async |cx: &Context| …` with the same results. Write the type of `cx`. The captures of an async closure are
+    /// `Clone`, and are cloned for each instance.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -229,8 +230,9 @@ impl ServiceRegistry {
         Ok(self.handle(service))
     }
 
-    /// Stops a service, waits until it is cleaned up, and removes it. If the future is dropped after its first poll, the stop continues, but
-    /// the service stays registered. Called from within the service's own run, it returns at once.
+    /// Stops a service, waits until it is cleaned up, and removes it. If the future is dropped after its first poll,
+    /// the stop continues, but the service stays registered. Called from within the service's own run, it returns at
+    /// once.
     ///
     /// # Errors
     /// There is no service with this id.

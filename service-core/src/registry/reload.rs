@@ -1,7 +1,7 @@
 //! `reload`: reads the configuration file again, and applies it to the services while they run.
 //!
-//! The tricky part is that a file with a mistake changes nothing: the configuration of every service is resolved and checked
-//! before the first one is applied. Meanwhile the extension does not change the configuration of any service.
+//! The tricky part is that a file with a mistake changes nothing: the configuration of every service is resolved and
+//! checked before the first one is applied. Meanwhile the extension does not change the configuration of any service.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -46,24 +46,25 @@ struct Change {
 }
 
 impl ServiceRegistry {
-    /// Reads the configuration file again, and applies it while the services run. Changed options apply at once, also to the current
-    /// wait. If a service's own settings have changed, a fresh instance is built between two runs, and a current `run` has to end within
-    /// its `drain_timeout`. The process also does this when it receives
-    /// SIGHUP after [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
+    /// Reads the configuration file again, and applies it while the services run. Changed options apply at once, also
+    /// to the current wait. If a service's own settings have changed, a fresh instance is built between two runs, and a
+    /// current `run` has to end within its `drain_timeout`. The process also does this when it receives SIGHUP after
+    /// [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
     /// was closed, and begins a shutdown.
     ///
-    /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on`, `enabled`, `scope` and
-    /// `lease` stay as they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a
-    /// restart of the program, once for each change. The environment, and so the value of each `${VARIABLE}`, is that of the start.
-    /// Values that a service has changed itself (`set_interval`) stay, unless the file changes the same key.
+    /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on`, `enabled`,
+    /// `scope` and `lease` stay as they were at the start, and a ready-made instance is not rebuilt: a warning names
+    /// the changes that need a restart of the program, once for each change. The environment, and so the value of each
+    /// `${VARIABLE}`, is that of the start. Values that a service has changed itself (`set_interval`) stay, unless the
+    /// file changes the same key.
     ///
-    /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file applies
-    /// to their next start. While the tables of a database are being read, this waits, for 15 s at most.
+    /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file
+    /// applies to their next start. While the tables of a database are being read, this waits, for 15 s at most.
     ///
     /// # Errors
-    /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error names the line)
-    /// or no longer exists; an option is wrong, a key is unknown, a dependency does not exist; or a setting of a service that
-    /// the file has changed is missing or wrong.
+    /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error
+    /// names the line) or no longer exists; an option is wrong, a key is unknown, a dependency does not exist; or a
+    /// setting of a service that the file has changed is missing or wrong.
     ///
     /// ```standalone_crate
     /// use service_core::prelude::*;
@@ -136,8 +137,8 @@ impl ServiceRegistry {
         if !other_ids && !changes.iter().any(Change::depends_otherwise) {
             return Vec::new();
         }
-        // If a registration makes another number of services, one of the present ones represents it. The first may have been
-        // unregistered.
+        // If a registration makes another number of services, one of the present ones represents it. The first may have
+        // been unregistered.
         let mut counted = HashSet::new();
         let after_restart: Vec<AfterRestart<'_>> = changes
             .iter()
@@ -157,7 +158,8 @@ impl ServiceRegistry {
         problems
     }
 
-    /// Returns this service as it is after a restart; if its registration makes another number of services then, all of them.
+    /// Returns this service as it is after a restart; if its registration makes another number of services then, all of
+    /// them.
     fn after_restart<'a>(&self, change: &'a Change, sources: &Sources) -> Vec<AfterRestart<'a>> {
         let Change { service, after_restart, .. } = change;
         let like: &RegisteredService = service;
@@ -213,8 +215,8 @@ impl ServiceRegistry {
         Ok(Change { service, resolved, newly_kept, pending, after_restart: after_restart.options.clone() })
     }
 
-    /// Applies the configuration to the services. Returns the changes that need a restart; those that are not in `reported` are
-    /// reported.
+    /// Applies the configuration to the services. Returns the changes that need a restart; those that are not in
+    /// `reported` are reported.
     fn apply_changes(&self, changes: Vec<Change>, sources: &Sources, reported: &Reported) -> Reported {
         let (mut changed, mut still_pending, mut lines) = (Vec::new(), Reported::new(), Vec::new());
         for Change { service, resolved, newly_kept, pending, .. } in changes {
@@ -273,8 +275,8 @@ impl ServiceRegistry {
         }
     }
 
-    /// Resolves the configuration of services that were registered while the changes were checked. Those that are registered from
-    /// now on find the new sources.
+    /// Resolves the configuration of services that were registered while the changes were checked. Those that are
+    /// registered from now on find the new sources.
     fn resolve_new_services(&self, changes: &[Change]) {
         let known: HashSet<_> = changes.iter().map(|change| Arc::as_ptr(&change.service)).collect();
         for service in self.inner.services.all() {

@@ -1,6 +1,7 @@
 //! One service without a registry of the user's: [`run`] until a signal arrives, [`run_until`] a token is cancelled.
 //!
-//! The tricky part is that the start is part of the wait: a signal shuts the service down even while its `configure` hangs.
+//! The tricky part is that the start is part of the wait: a signal shuts the service down even while its `configure`
+//! hangs.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,18 +18,19 @@ use crate::runtime::requests::StopRequest;
 use crate::runtime::status::Status;
 use crate::service::error::{Error, Result};
 
-/// Runs one service until it stops itself, is `Failed`, or SIGINT (Ctrl-C) or SIGTERM arrives. Then drains it and cleans it
-/// up, within 25 s. A second signal ends the process at once, with exit status 128 + the number of the signal.
+/// Runs one service until it stops itself, is `Failed`, or SIGINT (Ctrl-C) or SIGTERM arrives. Then drains it and
+/// cleans it up, within 25 s. A second signal ends the process at once, with exit status 128 + the number of the
+/// signal.
 ///
-/// The service is configured as in a registry (attribute, `services.toml`, environment), under the id of its attribute. The
-/// instance is ready-made: when it panics, the service is `Failed`. If the configuration disables the service, returns at
-/// once.
+/// The service is configured as in a registry (attribute, `services.toml`, environment), under the id of its attribute.
+/// The instance is ready-made: when it panics, the service is `Failed`. If the configuration disables the service,
+/// returns at once.
 ///
 /// Dropping the future requests a stop of the service, and does not wait for its end.
 ///
 /// # Errors
-/// The service is `Failed`; or its options are wrong, it depends on other services, the address of the admin interface is in use,
-/// or the signal handlers cannot be installed.
+/// The service is `Failed`; or its options are wrong, it depends on other services, the address of the admin interface
+/// is in use, or the signal handlers cannot be installed.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -62,12 +64,13 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
     }
 }
 
-/// Runs one service as [`run`] does, but until `token` is cancelled, and without signal handlers. For a program that manages
-/// its tasks itself and runs a service as one of them. The end of the service is not the end of the program, so systemd is not
-/// notified.
+/// Runs one service as [`run`] does, but until `token` is cancelled, and without signal handlers. For a program that
+/// manages its tasks itself and runs a service as one of them. The end of the service is not the end of the program, so
+/// systemd is not notified.
 ///
 /// # Errors
-/// The service is `Failed`; or its options are wrong, it depends on other services, or the address of the admin interface is in use.
+/// The service is `Failed`; or its options are wrong, it depends on other services, or the address of the admin
+/// interface is in use.
 ///
 /// ```
 /// use service_core::prelude::*;

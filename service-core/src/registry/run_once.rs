@@ -13,24 +13,24 @@ use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
-    /// Builds an instance of a service that does not run, runs it once, cleans it up, and returns the report of the run. For a
-    /// scheduler outside the program, such as a Kubernetes CronJob: after [`build`](crate::RegistryBuilder::build), nothing else
-    /// has to be started.
+    /// Builds an instance of a service that does not run, runs it once, cleans it up, and returns the report of the
+    /// run. For a scheduler outside the program, such as a Kubernetes CronJob: after
+    /// [`build`](crate::RegistryBuilder::build), nothing else has to be started.
     ///
-    /// The schedule, `initial_delay`, `enabled`, `depends_on` and a pause by an operator do not matter, and no other service is
-    /// started. `timeout`, `drain_timeout` and `max_concurrent_runs` apply. After a failure no retry follows: `on_failure` is
-    /// called, but its answer has no effect, the service is never `Failed`, and `restart` and `critical` do nothing. A fire that
-    /// `catch_up` would make up stays missed. While it runs, a stop or a shutdown drains the run. The configuration is read as
-    /// for a start, with the tables of the database; a database that is down delays the run by 6 s at most. A service with
-    /// `scope = "cluster"` takes its lease for the run.
+    /// The schedule, `initial_delay`, `enabled`, `depends_on` and a pause by an operator do not matter, and no other
+    /// service is started. `timeout`, `drain_timeout` and `max_concurrent_runs` apply. After a failure no retry
+    /// follows: `on_failure` is called, but its answer has no effect, the service is never `Failed`, and `restart` and
+    /// `critical` do nothing. A fire that `catch_up` would make up stays missed. While it runs, a stop or a shutdown
+    /// drains the run. The configuration is read as for a start, with the tables of the database; a database that is
+    /// down delays the run by 6 s at most. A service with `scope = "cluster"` takes its lease for the run.
     ///
     /// Dropping the future does not cancel the run.
     ///
     /// # Errors
-    /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made instance has ended;
-    /// a shutdown is in progress; a stop came before the run; another replica holds the lease, which the error names; or the
-    /// framework's tables cannot be created. If `configure` or the run itself fails, panics or takes too long, the error is in the
-    /// report.
+    /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made
+    /// instance has ended; a shutdown is in progress; a stop came before the run; another replica holds the lease,
+    /// which the error names; or the framework's tables cannot be created. If `configure` or the run itself fails,
+    /// panics or takes too long, the error is in the report.
     ///
     /// ```standalone_crate
     /// use service_core::prelude::*;

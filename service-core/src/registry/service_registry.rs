@@ -70,13 +70,14 @@ impl RegistryInner {
     }
 }
 
-/// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the value after
-/// a restart.
+/// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the
+/// value after a restart.
 pub(super) type Reported = BTreeSet<(String, &'static str, String)>;
 
 /// What a feature runs beside the services of one registry.
 pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
-    /// Called at every start, of all services or of one, before code of a service runs. It may be called again before `stop`.
+    /// Called at every start, of all services or of one, before code of a service runs. It may be called again before
+    /// `stop`.
     ///
     /// # Errors
     /// Then no service is started.
@@ -117,9 +118,9 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
-    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does. With a
-    /// PostgreSQL database also those of other replicas; if the database is down, when it answers again. Never waits, and never
-    /// fails.
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake)
+    /// does. With a PostgreSQL database also those of other replicas; if the database is down, when it answers again.
+    /// Never waits, and never fails.
     pub fn notify(&self, topic: &str) {
         self.inner.extension.notify(&self.inner.services, topic);
     }
@@ -143,8 +144,8 @@ impl ServiceRegistry {
         health::of(&service.inner, &self.inner.services, &*self.inner.extension)
     }
 
-    /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses the
-    /// oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
+    /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses
+    /// the oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
     pub fn subscribe(&self) -> impl Stream<Item = ServiceEvent> + Send + Unpin + use<> {
         let shared = &self.inner.services.shared;
         shared.events.subscribe(&shared.clock)
@@ -186,7 +187,8 @@ impl ServiceRegistry {
         .await
     }
 
-    /// Awaits `work`. Called from a service's own code, it would wait for itself: there `work` becomes a task of its own.
+    /// Awaits `work`. Called from a service's own code, it would wait for itself: there `work` becomes a task of its
+    /// own.
     pub(super) async fn run_outside(&self, inside: bool, work: impl Future<Output = ()> + Send + 'static) {
         if inside {
             tokio::spawn(work);

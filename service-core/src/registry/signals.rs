@@ -1,9 +1,11 @@
-//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once. SIGHUP: the configuration file is read
-//! again; but if standard input was a terminal at the start, that terminal has been closed, and SIGHUP is one of the first kind.
+//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once. SIGHUP: the configuration file
+//! is read again; but if standard input was a terminal at the start, that terminal has been closed, and SIGHUP is one
+//! of the first kind.
 //!
-//! Signals are handled on a thread of their own, so that the second one ends the process even if every worker thread of the
-//! program's runtime is blocked. The tricky part is that installing a handler permanently disables the default effect of
-//! a signal. A program that starts its services and never waits for their shutdown must still end: the thread ends it.
+//! Signals are handled on a thread of their own, so that the second one ends the process even if every worker thread of
+//! the program's runtime is blocked. The tricky part is that installing a handler permanently disables the default
+//! effect of a signal. A program that starts its services and never waits for their shutdown must still end: the thread
+//! ends it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -28,7 +30,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(3);
 /// How long after a signal a warning is logged if no code waits for a shutdown.
 const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
-/// Starts a program's services. A signal ends the wait for the start; the shutdown follows when the program waits for it.
+/// Starts a program's services. A signal ends the wait for the start; the shutdown follows when the program waits for
+/// it.
 pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
     if let Err(error) = listen(registry) {
         warn!("cannot install signal handlers, so a signal ends the process without a shutdown: {error:#}");
@@ -58,8 +61,8 @@ pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Out
     .await
 }
 
-/// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main` does
-/// not return either, and this ends the process.
+/// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main`
+/// does not return either, and this ends the process.
 pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session: Arc<Session>, status: i32) {
     let registry = registry.clone();
     let shared = registry.inner.services.shared.clone();
@@ -88,10 +91,10 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
     });
 }
 
-// ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of the
-/// process.
+/// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of
+/// the process.
 ///
 /// # Errors
 /// The thread cannot be started, or the signal handlers cannot be installed.
@@ -135,8 +138,8 @@ async fn handle_signals(mut signals: Signals) {
             registries.retain(|registry| !registry.session().is_closed());
         }
         let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
-        // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the program. But that
-        // may have been the first to get this signal.
+        // A registry whose shutdown has finished, and was not begun by a signal, leaves the signal to the rest of the
+        // program. But that may have been the first to get this signal.
         let is_over = |session: Arc<Session>| {
             session.first_signal().is_none() && session.closed_for().is_some_and(|time| time > CLAIM_GRACE)
         };
@@ -170,8 +173,8 @@ fn reload_all(signal: &Signal) {
     listening().iter().for_each(|registry| registry.reload_by_signal(signal.name));
 }
 
-/// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that the
-/// process may have to be ended.
+/// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that
+/// the process may have to be ended.
 fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
     let mut claimed = false;
     for registry in registries {

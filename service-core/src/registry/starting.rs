@@ -24,17 +24,17 @@ use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
     /// Starts every enabled service that does not run, also after [`stop_all`](Self::stop_all) or
-    /// [`shutdown`](Self::shutdown). Waits until each is running or its first `configure` has failed, at most 30 s. Services
-    /// that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
+    /// [`shutdown`](Self::shutdown). Waits until each is running or its first `configure` has failed, at most 30 s.
+    /// Services that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
     ///
     /// All code of the services runs on the tokio runtime on which the registry was first started, even if a later call
     /// comes from another runtime.
     ///
     /// # Errors
-    /// There is no tokio runtime; a shutdown is in progress; the database answers, but the framework's tables are missing
-    /// and cannot be created (or `.migrate(false)` forbids it); or, with [`strict`](crate::RegistryBuilder::strict), a first
-    /// `configure` failed. Without `strict`, a service that cannot start is not an error; nor is a database that does not
-    /// answer. Health shows both.
+    /// There is no tokio runtime; a shutdown is in progress; the database answers, but the framework's tables are
+    /// missing and cannot be created (or `.migrate(false)` forbids it); or, with
+    /// [`strict`](crate::RegistryBuilder::strict), a first `configure` failed. Without `strict`, a service that cannot
+    /// start is not an error; nor is a database that does not answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
         let session = self.reopen();
         if !session.is_open() {
@@ -43,8 +43,8 @@ impl ServiceRegistry {
         session.begin_start();
         let started = self.start_services(&session).await;
         if started.is_ok() && session.is_open() {
-            // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
-            // only after the start.
+            // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload
+            // is announced only after the start.
             session.mark_started();
             self.announce(Phase::Ready);
             return Ok(());
@@ -120,8 +120,8 @@ impl ServiceRegistry {
         Ok(())
     }
 
-    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed, even if a retry has
-    /// succeeded since the start began at `begun`.
+    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed, even
+    /// if a retry has succeeded since the start began at `begun`.
     async fn check_strictly(
         &self,
         begun: Instant,
@@ -279,7 +279,8 @@ impl ServiceRegistry {
         }
     }
 
-    /// Ends the loops of all services, as the end of the process does, and returns their tasks. For tests on virtual time.
+    /// Ends the loops of all services, as the end of the process does, and returns their tasks. For tests on virtual
+    /// time.
     pub(crate) fn abort_services(&self) -> Vec<JoinHandle<()>> {
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
         tasks.iter().for_each(JoinHandle::abort);

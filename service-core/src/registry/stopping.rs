@@ -1,5 +1,5 @@
-//! Stopping: dependencies last, and after all others the services that are `stop_last`. A shutdown has a time limit, which the
-//! tiers share.
+//! Stopping: dependencies last, and after all others the services that are `stop_last`. A shutdown has a time limit,
+//! which the tiers share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,8 @@ impl Drop for Unfinished {
 }
 
 impl ServiceRegistry {
-    /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained and cleaned
-    /// up. They stay registered.
+    /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained
+    /// and cleaned up. They stay registered.
     ///
     /// Called from within a service's run, it returns at once. If the future is dropped, the services
     /// whose stop has not been requested yet keep running.
@@ -61,14 +61,15 @@ impl ServiceRegistry {
     }
 
     /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last, and after all others those with
-    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most four fifths of
-    /// its tier's share (and at most `drain_timeout`), `cleanup` the rest. If a shutdown is in progress, waits for its end.
+    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most
+    /// four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If a shutdown is in progress,
+    /// waits for its end.
     ///
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///
     /// # Errors
-    /// A service is `Failed`, from before or during the shutdown, or has not stopped when the time is over. The message names each
-    /// such service. A run or a `cleanup` that is aborted is no error: the log and the event
+    /// A service is `Failed`, from before or during the shutdown, or has not stopped when the time is over. The message
+    /// names each such service. A run or a `cleanup` that is aborted is no error: the log and the event
     /// [`Aborted`](crate::ServiceEventKind::Aborted) name it.
     pub async fn shutdown(&self) -> Result<()> {
         let session = self.session();
@@ -76,11 +77,11 @@ impl ServiceRegistry {
         if self.is_inside() { Ok(()) } else { self.waiting(session.closed()).await }
     }
 
-    /// Waits until a shutdown begins; returns at once if one has begun. For axum's `with_graceful_shutdown`, for example.
-    /// After [`start_all`](Self::start_all), a signal begins a shutdown. Dropping the future changes nothing.
+    /// Waits until a shutdown begins; returns at once if one has begun. For axum's `with_graceful_shutdown`, for
+    /// example. After [`start_all`](Self::start_all), a signal begins a shutdown. Dropping the future changes nothing.
     ///
-    /// In a [`TestBed`](crate::testing::TestBed) with a database, time does not move while a test awaits this, since the services'
-    /// own tasks may await it all the time: let time move by `run_for` beside it.
+    /// In a [`TestBed`](crate::testing::TestBed) with a database, time does not move while a test awaits this, since
+    /// the services' own tasks may await it all the time: let time move by `run_for` beside it.
     pub async fn stopping(&self) {
         let session = self.session();
         let _waits = self.wait_for_signals(&session);
@@ -112,14 +113,15 @@ impl ServiceRegistry {
         self.begin_shutdown();
     }
 
-    /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)
-    /// that other code requests; then shuts down and returns the result. A second signal ends the process at once, with exit
-    /// status 128 + the number of the signal.
+    /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a
+    /// [`shutdown`](Self::shutdown) that other code requests; then shuts down and returns the result. A second signal
+    /// ends the process at once, with exit status 128 + the number of the signal.
     ///
     /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
-    /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before that
-    /// ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait for it
-    /// without end; so the process is ended three seconds after the shutdown, or when the services of all other registries have stopped.
+    /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before
+    /// that ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait
+    /// for it without end; so the process is ended three seconds after the shutdown, or when the services of all other
+    /// registries have stopped.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.
@@ -225,8 +227,8 @@ impl ServiceRegistry {
         }
     }
 
-    /// Returns an error that names the services that are `Failed` or still run. `stopped` are those that were registered when the
-    /// shutdown began: services that belong to an instance are removed with it.
+    /// Returns an error that names the services that are `Failed` or still run. `stopped` are those that were
+    /// registered when the shutdown began: services that belong to an instance are removed with it.
     fn shutdown_result(&self, stopped: Vec<Arc<RegisteredService>>) -> Result<()> {
         let mut services = stopped;
         for service in self.inner.services.all() {

@@ -1,9 +1,9 @@
 //! [`SystemdNotifier`]: tells systemd when the services are ready, reload and stop, and how they are, if the program runs as a unit with
 //! `Type=notify` or `Type=notify-reload`.
 //!
-//! systemd passes the address of a socket in the environment variable `NOTIFY_SOCKET`; without it, nothing is done. The tricky
-//! part is the watchdog: its messages are sent by a task on the runtime of the services. If that runtime is blocked, they are not
-//! sent, and systemd restarts the program.
+//! systemd passes the address of a socket in the environment variable `NOTIFY_SOCKET`; without it, nothing is done. The
+//! tricky part is the watchdog: its messages are sent by a task on the runtime of the services. If that runtime is
+//! blocked, they are not sent, and systemd restarts the program.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Threads that run blocking code, and how they sleep.
 //!
 //! In a test on virtual time, the clock stands still while blocking code works, and moves while the code sleeps in
-//! `cx.blocking_sleep`. tokio's paused clock does not advance while there is a blocking task, so there is one (`Hold`) exactly
-//! while the code works; the code itself runs on a thread that tokio does not know.
+//! `cx.blocking_sleep`. tokio's paused clock does not advance while there is a blocking task, so there is one (`Hold`)
+//! exactly while the code works; the code itself runs on a thread that tokio does not know.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,10 +13,11 @@ use tokio::runtime::Handle;
 
 use crate::runtime::shared::{Holds, Shared};
 
-/// How long the clock stands still, in real time, for a `run` that does not sleep: it may wait for a socket without an end.
+/// How long the clock stands still, in real time, for a `run` that does not sleep: it may wait for a socket without an
+/// end.
 const LONG_RUN_HOLD: Duration = Duration::from_secs(1);
-/// The same for other code. It may wait in its own way for what only happens when the clock moves. Longer than what ends a test by a
-/// panic; the end of the test then waits for the rest of this time.
+/// The same for other code. It may wait in its own way for what only happens when the clock moves. Longer than what
+/// ends a test by a panic; the end of the test then waits for the rest of this time.
 const HOLD: Duration = Duration::from_secs(35);
 
 thread_local! {

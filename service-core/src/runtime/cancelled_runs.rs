@@ -9,7 +9,8 @@ pub(crate) struct CancelledRuns {
     rows: Vec<RangeInclusive<u64>>,
 }
 
-/// How many rows are kept. Beyond that, the two oldest become one, so that the runs between them count as cancelled, too.
+/// How many rows are kept. Beyond that, the two oldest become one, so that the runs between them count as cancelled,
+/// too.
 const KEPT: usize = 100;
 
 impl CancelledRuns {

@@ -81,14 +81,14 @@ impl Context {
         &self.service.id
     }
 
-    /// Returns the number of this service, from 1, among those that `instances` has made of one registration, and how many there
-    /// are: `(2, 4)` for `packer_2` of four. `(1, 1)` without `instances`.
+    /// Returns the number of this service, from 1, among those that `instances` has made of one registration, and how
+    /// many there are: `(2, 4)` for `packer_2` of four. `(1, 1)` without `instances`.
     pub fn instance(&self) -> (u32, u32) {
         self.service.instance
     }
 
-    /// Returns the requester id, which names on whose behalf the service acts: from its options, else from the builder, else
-    /// from the environment variable `SYSTEM_ID`, else `system`.
+    /// Returns the requester id, which names on whose behalf the service acts: from its options, else from the builder,
+    /// else from the environment variable `SYSTEM_ID`, else `system`.
     pub fn requester_id(&self) -> &str {
         self.service.requester_id()
     }
@@ -101,8 +101,8 @@ impl Context {
     /// Reads the service's own settings as `T`.
     ///
     /// # Errors
-    /// A setting is missing or wrong: the error names the setting, its layer, the value found and the value expected. It is
-    /// fatal: a service that returns it fails at once.
+    /// A setting is missing or wrong: the error names the setting, its layer, the value found and the value expected.
+    /// It is fatal: a service that returns it fails at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         let resolved = self.service.lock().requests.resolved.clone();
         resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
@@ -133,9 +133,9 @@ impl Context {
         self.service.lock().requests.degraded = Some(reason.into().into_boxed_str());
     }
 
-    /// Reports that a `run` does its work: it is connected, or accepts connections. With `readiness = "explicit"` the service
-    /// is running from the first call on, and services that depend on it start. Ends what [`degraded`](Self::degraded)
-    /// reported. Counts as progress for `idle_timeout`.
+    /// Reports that a `run` does its work: it is connected, or accepts connections. With `readiness = "explicit"` the
+    /// service is running from the first call on, and services that depend on it start. Ends what
+    /// [`degraded`](Self::degraded) reported. Counts as progress for `idle_timeout`.
     pub fn ready(&self) {
         let mut state = self.service.lock();
         state.requests.degraded = None;
@@ -150,14 +150,14 @@ impl Context {
         self.service.lock().requests.progress.last = Some(Instant::now());
     }
 
-    /// Adds to the items processed, at once. In `update`, they are added to the outcome of the run. Counts as progress for
-    /// `idle_timeout`.
+    /// Adds to the items processed, at once. In `update`, they are added to the outcome of the run. Counts as progress
+    /// for `idle_timeout`.
     pub fn processed(&self, items: u64) {
         self.report(items, 0);
     }
 
-    /// Adds to the items that failed individually, at once. In `update`, they are added to the outcome of the run. Counts as
-    /// progress for `idle_timeout`.
+    /// Adds to the items that failed individually, at once. In `update`, they are added to the outcome of the run.
+    /// Counts as progress for `idle_timeout`.
     pub fn failed(&self, items: u64) {
         self.report(0, items);
     }
@@ -169,8 +169,9 @@ impl Context {
         progress.last = Some(Instant::now());
     }
 
-    /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled, or this replica has
-    /// lost the lease of the service. For a `run` also: the service was paused, or gets a fresh instance, or the run is over.
+    /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled, or this
+    /// replica has lost the lease of the service. For a `run` also: the service was paused, or gets a fresh instance,
+    /// or the run is over.
     pub fn is_stopping(&self) -> bool {
         self.is_over(&self.service.lock())
     }
@@ -178,8 +179,9 @@ impl Context {
     /// Calls a closure once when [`is_stopping`](Self::is_stopping) becomes `true`, for example to close a socket that
     /// blocking code reads. If `is_stopping` is `true` already, the closure is called at once.
     ///
-    /// A closure that is registered in a run is dropped when the run ends; one that is registered in `configure` is called at
-    /// the latest before `cleanup`. Closures are called one after the other, and must not block. A panic is caught and logged.
+    /// A closure that is registered in a run is dropped when the run ends; one that is registered in `configure` is
+    /// called at the latest before `cleanup`. Closures are called one after the other, and must not block. A panic is
+    /// caught and logged.
     pub fn on_stop(&self, call: impl FnOnce() + Send + 'static) {
         {
             let mut state = self.service.lock();
@@ -203,11 +205,11 @@ impl Context {
         self.unless_stopping(tokio::time::sleep(duration)).await;
     }
 
-    /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` when a stop of the
-    /// service is requested first. Without a `rate_limit`, every call gets a permit at once.
+    /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` when a stop of
+    /// the service is requested first. Without a `rate_limit`, every call gets a permit at once.
     ///
-    /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit. A new limit holds
-    /// for the calls that wait, too; it may change their order.
+    /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit. A new
+    /// limit holds for the calls that wait, too; it may change their order.
     pub async fn permit(&self) -> bool {
         let service = &self.service;
         let limit = || service.lock().requests.options.rate_limit;
@@ -227,9 +229,9 @@ impl Context {
         self.service.shared.clock.wall_now()
     }
 
-    /// Returns the moment of the schedule that this run serves, without jitter: the fire of a cron schedule (also one that is
-    /// made up), the point of the interval for which it was planned, or the end of the delay. A retry has that of the run that
-    /// failed. `None` for a run that was woken or requested, and for a `run`.
+    /// Returns the moment of the schedule that this run serves, without jitter: the fire of a cron schedule (also one
+    /// that is made up), the point of the interval for which it was planned, or the end of the delay. A retry has that
+    /// of the run that failed. `None` for a run that was woken or requested, and for a `run`.
     pub fn scheduled_for(&self) -> Option<SystemTime> {
         match self.nominal {
             Nominal::None => None,
@@ -238,22 +240,24 @@ impl Context {
         }
     }
 
-    /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
-    /// `true`. It may be called on a thread of the service's own, too. Under a [`TestBed`](crate::testing::TestBed) with a paused clock,
-    /// it sleeps in virtual time; but not in a `tokio::task::spawn_blocking` of your own, where it would never end, because tokio's clock
-    /// stands still meanwhile.
+    /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping)
+    /// becomes `true`. It may be called on a thread of the service's own, too. Under a
+    /// [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time; but not in a
+    /// `tokio::task::spawn_blocking` of your own, where it would never end, because tokio's clock stands still
+    /// meanwhile.
     ///
     /// # Panics
-    /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there. On a thread without a tokio runtime, if the
-    /// registry has started no service ([`TestBed::update`](crate::testing::TestBed::update)).
+    /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there. On a thread without a tokio
+    /// runtime, if the registry has started no service ([`TestBed::update`](crate::testing::TestBed::update)).
     pub fn blocking_sleep(&self, duration: Duration) {
         let cx = self.clone();
         blocking::sleep(&self.service.shared, async move { _ = cx.sleep(duration).await });
     }
 
-    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Also accepted from a
-    /// run that was cancelled or has to end. Does nothing if the service is stopping or failing, has ended or has been started again
-    /// since this context was made, or if this replica has lost the lease under which it was made.
+    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Also
+    /// accepted from a run that was cancelled or has to end. Does nothing if the service is stopping or failing, has
+    /// ended or has been started again since this context was made, or if this replica has lost the lease under which
+    /// it was made.
     pub fn stop(&self) {
         self.service.update(|state| {
             if state.requests.stop.is_none() && !self.is_outdated(state) {
@@ -263,9 +267,9 @@ impl Context {
         });
     }
 
-    /// Pauses this service: the current run continues to its end (a `run` is requested to end), and no scheduled run follows until
-    /// `resume`. Also accepted from a run that was cancelled or has to end. Does nothing if the service is paused already, and where
-    /// [`stop`](Self::stop) does nothing.
+    /// Pauses this service: the current run continues to its end (a `run` is requested to end), and no scheduled run
+    /// follows until `resume`. Also accepted from a run that was cancelled or has to end. Does nothing if the service
+    /// is paused already, and where [`stop`](Self::stop) does nothing.
     pub fn pause(&self) {
         self.service.update(|state| {
             if !self.is_outdated(state) {
@@ -286,11 +290,12 @@ impl Context {
         self.service.set_retry_delay(delay);
     }
 
-    /// Returns the epoch of the lease under which this context was made: the number of the takeover by which this replica runs
-    /// the service. Each takeover has a greater number. `None` for a service that every process runs (`scope = "process"`).
+    /// Returns the epoch of the lease under which this context was made: the number of the takeover by which this
+    /// replica runs the service. Each takeover has a greater number. `None` for a service that every process runs
+    /// (`scope = "process"`).
     ///
-    /// Use it as a fencing token for systems outside the database: a system that remembers the greatest epoch it has seen can refuse
-    /// requests of a former holder.
+    /// Use it as a fencing token for systems outside the database: a system that remembers the greatest epoch it has
+    /// seen can refuse requests of a former holder.
     pub fn lease_epoch(&self) -> Option<u64> {
         self.epoch
     }
@@ -307,8 +312,8 @@ impl Context {
             || (self.in_run && self.is_run_over(state))
     }
 
-    /// Whether the context is of a start that has ended or is ending, or of a lease that is over: what its code requests does not concern
-    /// what follows.
+    /// Whether the context is of a start that has ended or is ending, or of a lease that is over: what its code
+    /// requests does not concern what follows.
     fn is_outdated(&self, RuntimeState { status, .. }: &RuntimeState) -> bool {
         !status.is_running() || status.is_ending() || status.incarnation != self.incarnation || self.has_lost_lease()
     }

@@ -1,5 +1,5 @@
-//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order, those that are
-//! `stop_last` after all others.
+//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order, those that
+//! are `stop_last` after all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::config::options::Options;
 use crate::runtime::registration::{RegisteredAt, RegisteredService};
 
-/// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which depends
-/// on all of them.
+/// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which
+/// depends on all of them.
 type Graph<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 /// Sorts services into tiers: each tier depends only on earlier ones. Unknown ids are left out.
@@ -85,10 +85,10 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
     members(tiers, &by_id(&services))
 }
 
-/// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
-/// services they depend on; both in the reverse order of the start. The services of one tier stop at the same time. A service that
-/// belongs to the instance of another one is in the tier of that one; or before it, if a service in between depends on that one.
-/// Within a tier, such services may depend on each other: they stop in steps.
+/// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with
+/// the services they depend on; both in the reverse order of the start. The services of one tier stop at the same time.
+/// A service that belongs to the instance of another one is in the tier of that one; or before it, if a service in
+/// between depends on that one. Within a tier, such services may depend on each other: they stop in steps.
 pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Vec<Arc<RegisteredService>>>> {
     let options = options(&services);
     if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
@@ -233,8 +233,9 @@ fn graph_of<'a>(nodes: impl Iterator<Item = Node<'a>> + Clone) -> Graph<'a> {
     graph
 }
 
-/// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies of
-/// old services are not reported: these may have been unregistered. `wrong` are names of services with other mistakes.
+/// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies
+/// of old services are not reported: these may have been unregistered. `wrong` are names of services with other
+/// mistakes.
 pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[String]) -> Vec<String> {
     let all: Vec<Arc<RegisteredService>> = new.iter().chain(old).cloned().collect();
     let options = options(&all);

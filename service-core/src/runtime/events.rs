@@ -93,8 +93,8 @@ pub enum ServiceEventKind {
         /// Consecutive failures.
         failures: u32,
     },
-    /// A run, a `configure` or a `cleanup` did not end in time for a stop, and was aborted. Blocking code cannot be aborted: it
-    /// continues.
+    /// A run, a `configure` or a `cleanup` did not end in time for a stop, and was aborted. Blocking code cannot be
+    /// aborted: it continues.
     Aborted,
     /// The service failed, and `restart = "on_failure"` starts a fresh instance.
     RestartScheduled {

@@ -69,7 +69,8 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(()))
     }
 
-    /// Whether the start of a service counts as a notification of each of its topics, because programs may have sent some before.
+    /// Whether the start of a service counts as a notification of each of its topics, because programs may have sent
+    /// some before.
     fn start_notifies(&self) -> bool {
         false
     }
@@ -114,7 +115,8 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service with this schedule.
+    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service with this
+    /// schedule.
     fn last_fire<'a>(
         &'a self,
         _service: &'a ServiceInner,

@@ -26,8 +26,8 @@ struct EqualFailures {
 }
 
 impl FailureLog {
-    /// Logs a failure and its consequence. A failure that ends the service is always logged, and so is the first of a run that is
-    /// given up; `given_up`: an earlier run was, and no success followed.
+    /// Logs a failure and its consequence. A failure that ends the service is always logged, and so is the first of a
+    /// run that is given up; `given_up`: an earlier run was, and no success followed.
     pub(crate) fn log(
         &mut self,
         service: &ServiceInner,

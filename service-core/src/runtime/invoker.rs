@@ -1,8 +1,9 @@
 //! [`Invoker`]: calls user code, catches its panics and enforces its limits.
 //!
-//! The tricky part is when user code may be cancelled: by its own limit at once, by a stop only after `drain_timeout`, and
-//! never while a database commit is in flight. Work is polled before its limit, so a run that ends in time is never
-//! cancelled. The limit is polled outside tokio's cooperative budget, so it also applies to work that exhausts that budget.
+//! The tricky part is when user code may be cancelled: by its own limit at once, by a stop only after `drain_timeout`,
+//! and never while a database commit is in flight. Work is polled before its limit, so a run that ends in time is never
+//! cancelled. The limit is polled outside tokio's cooperative budget, so it also applies to work that exhausts that
+//! budget.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -267,7 +268,8 @@ mod tests {
         use Cancelled::{Aborted, TimedOut};
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
-        // (limit, `timeout`, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached, by what)
+        // (limit, `timeout`, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached,
+        // by what)
         let table = [
             (Limit::Stop, None, None, None),
             (Limit::Stop, Some(7), Some((8, 9)), Some((8, Aborted))),

@@ -1,8 +1,8 @@
 //! [`Lease`]: whether this replica may run a service with `scope = "cluster"`, and what it knows about the replica that may.
 //!
-//! What coordinates the replicas (`Leases`) grants and renews it; the loop of the service reads it. The tricky part is time. The
-//! holder trusts its lease by its own clock, from the moment when the request of the last renewal began. A lease whose time is
-//! over never comes back, even if the answer to a renewal arrives late.
+//! What coordinates the replicas (`Leases`) grants and renews it; the loop of the service reads it. The tricky part is
+//! time. The holder trusts its lease by its own clock, from the moment when the request of the last renewal began. A
+//! lease whose time is over never comes back, even if the answer to a renewal arrives late.
 
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
@@ -40,7 +40,8 @@ struct State {
     holder: Option<Holder>,
     /// Why the holder cannot be determined, since the last answer of the database.
     problem: Option<String>,
-    /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a moment.
+    /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a
+    /// moment.
     moved: Option<(Instant, Duration)>,
     /// The replica to which the service is to be handed over as soon as it is idle.
     moves_to: Option<String>,
@@ -73,8 +74,8 @@ pub(crate) struct Grant {
     pub(crate) at: Instant,
     /// How long before `at` the first replica took the lease.
     pub(crate) first: Duration,
-    /// How long before `at` the schedule's last point was: of an interval the last point that a run has served, of a delay the
-    /// end of the last run. `None`: no run has begun yet.
+    /// How long before `at` the schedule's last point was: of an interval the last point that a run has served, of a
+    /// delay the end of the last run. `None`: no run has begun yet.
     pub(crate) last: Option<Duration>,
     /// How long before `at` a replica handed the service over to another one.
     pub(crate) moved: Option<Duration>,
@@ -107,7 +108,7 @@ impl Lease {
         Self { clock, length, state: Mutex::default(), left: Arc::default() }
     }
 
-    // ── what the loop and the service's code read ───────────────────────────────────────────────────────────────────────
+    // ── what the loop and the service's code read ───────────────────────────────────────────────────────────────────
 
     /// Whether this replica trusts its lease now.
     pub(crate) fn is_held(&self) -> bool {
@@ -154,7 +155,7 @@ impl Lease {
         })
     }
 
-    // ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The loop waits for the lease from now on, or no longer does.
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
@@ -206,14 +207,14 @@ impl Lease {
         self.lock().moves_to.clone()
     }
 
-    // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────────
+    // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn is_wanted(&self) -> bool {
         self.lock().is_wanted
     }
 
-    /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the loop has to be
-    /// notified.
+    /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the
+    /// loop has to be notified.
     pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
         let mut state = self.lock();
         let target = target.filter(|_| state.held.is_some()).map(str::to_owned);
@@ -232,8 +233,8 @@ impl Lease {
         self.lock().held.map(|held| (held.epoch, held.until.saturating_sub(self.clock.now())))
     }
 
-    /// Grants the lease, trusted until this time of the clock. Returns `false` if the loop no longer waits for it, or if that
-    /// time is over.
+    /// Grants the lease, trusted until this time of the clock. Returns `false` if the loop no longer waits for it, or
+    /// if that time is over.
     pub(crate) fn grant(&self, grant: Grant, until: Duration) -> bool {
         let mut state = self.lock();
         if !state.is_wanted || self.clock.now() >= until {
@@ -253,7 +254,8 @@ impl Lease {
         }
     }
 
-    /// The lease of this epoch is lost: another replica has it, or the database has refused a write. Returns whether this is news.
+    /// The lease of this epoch is lost: another replica has it, or the database has refused a write. Returns whether
+    /// this is news.
     pub(crate) fn lose(&self, epoch: u64) -> bool {
         let mut state = self.lock();
         match &mut state.held {

@@ -35,8 +35,8 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Starts its tasks on this runtime, unless they run already. It does not keep the registry alive.
     fn start(&self, registry: Arc<dyn Any + Send + Sync>, services: &Arc<Services>, runtime: &Handle);
 
-    /// This replica starts services: it shows itself to the others from now on, until [`stop`](Self::stop). A single run does not
-    /// need that.
+    /// This replica starts services: it shows itself to the others from now on, until [`stop`](Self::stop). A single
+    /// run does not need that.
     fn join(&self);
 
     /// A service waits for its lease from now on.
@@ -52,7 +52,8 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Lets the replica that holds the lease run the service now, and waits for the report of that run.
     ///
     /// # Errors
-    /// No replica has taken the request within 60 s; the replica that took it has lost the lease; or the database does not answer.
+    /// No replica has taken the request within 60 s; the replica that took it has lost the lease; or the database does
+    /// not answer.
     fn request_run<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<RunReport>>;
 
     /// Wakes the service on the replica that holds its lease. Never waits.

@@ -1,9 +1,10 @@
 //! The traits that `#[service]` implements, and the descriptor that it registers at link time.
 //!
-//! The contract: from start to stop a service has one *instance*. It is built by `configure` (or `Default`, or the value or
-//! closure that was registered). `update` is called for each run, and two runs never overlap. `cleanup` is called exactly
-//! once, however the instance ends. Errors, panics and timeouts are failures: they are counted and logged with their causes,
-//! and `on_failure` decides what follows. After a panic the instance is cleaned up and a fresh one is built.
+//! The contract: from start to stop a service has one *instance*. It is built by `configure` (or `Default`, or the
+//! value or closure that was registered). `update` is called for each run, and two runs never overlap. `cleanup` is
+//! called exactly once, however the instance ends. Errors, panics and timeouts are failures: they are counted and
+//! logged with their causes, and `on_failure` decides what follows. After a panic the instance is cleaned up and a
+//! fresh one is built.
 
 use std::error::Error as StdError;
 use std::future::Future;

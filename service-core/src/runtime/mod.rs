@@ -1,9 +1,9 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, labels, lease, metrics, rate_limit, run_history, turn; shared;
-//! blocking; status, requests, runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource;
-//! services; probe; operator_store; leases; extension;
-//! invoker, policy, failure_log; supervisor.
+//! Each file uses only the files before it in this list: clock, events, labels, lease, metrics, rate_limit,
+//! run_history, turn; shared; blocking; status, requests, runtime_state; service_inner; context; lifecycle,
+//! macro_support, instance_fn; registration; resource; services; probe; operator_store; leases; extension; invoker,
+//! policy, failure_log; supervisor.
 
 pub(crate) mod blocking;
 pub(crate) mod cancelled_runs;

@@ -25,8 +25,8 @@ pub(crate) enum Decision {
     Fail,
 }
 
-/// Returns the failure that follows `before` consecutive ones, with the default decision. One that is excused by an outage is
-/// not past the limit, and leaves the count at `max_failures`.
+/// Returns the failure that follows `before` consecutive ones, with the default decision. One that is excused by an
+/// outage is not past the limit, and leaves the count at `max_failures`.
 pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error, excused: bool) -> Failure {
     let count = if excused { options.max_failures.max(1) } else { before.saturating_add(1) };
     let recovery = match error.advice() {

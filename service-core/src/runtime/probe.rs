@@ -81,7 +81,8 @@ impl Probe {
         self.services.get().and_then(Weak::upgrade)
     }
 
-    /// Checks periodically until the registry is dropped or the runtime shuts down. Does nothing if a task does so already.
+    /// Checks periodically until the registry is dropped or the runtime shuts down. Does nothing if a task does so
+    /// already.
     pub(crate) fn keep_watching(self: &Arc<Self>, runtime: &Handle) {
         if self.watching.swap(true, Ordering::SeqCst) {
             return;

@@ -199,8 +199,8 @@ impl Registration {
         self.id == name || group_names(&self.id, self.descriptor, self.instance).contains(&Some(name))
     }
 
-    /// Returns a registration for each of `count` services: `packer_1`, `packer_2`, and so on. `None`: there is only one
-    /// instance, which is ready-made.
+    /// Returns a registration for each of `count` services: `packer_1`, `packer_2`, and so on. `None`: there is only
+    /// one instance, which is ready-made.
     pub(crate) fn repeat(&self, count: u32) -> Option<Vec<Self>> {
         let one = |number: u32| {
             Some(Self {
@@ -306,8 +306,8 @@ impl RegisteredService {
         &self.inner.id
     }
 
-    /// Returns the names that stand for this service and others, if it is one of several that `instances` has made: the id that
-    /// was registered, and the name of the type, which is the same unless code chose the id.
+    /// Returns the names that stand for this service and others, if it is one of several that `instances` has made: the
+    /// id that was registered, and the name of the type, which is the same unless code chose the id.
     pub(crate) fn group_names(&self) -> [Option<&str>; 2] {
         group_names(self.id(), self.descriptor, self.inner.instance)
     }
@@ -324,7 +324,8 @@ impl RegisteredService {
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings, kept }
     }
 
-    /// From now on the values of the file for the keys that are read only at the start are these. Only the first call counts.
+    /// From now on the values of the file for the keys that are read only at the start are these. Only the first call
+    /// counts.
     pub(crate) fn keep(&self, values: KeptValues) {
         let _ = self.kept.set(Box::new(values));
     }
@@ -335,8 +336,8 @@ impl RegisteredService {
         panic::catch(|| own.map_or(Ok(()), |own| (own.check)(settings, self.id())))
     }
 
-    /// Takes over a new configuration. If the service's own settings have changed, a fresh instance is built between two runs.
-    /// Returns whether they have; a ready-made instance stays.
+    /// Takes over a new configuration. If the service's own settings have changed, a fresh instance is built between
+    /// two runs. Returns whether they have; a ready-made instance stays.
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>) -> bool {
         let before = self.inner.lock().requests.resolved.clone();
         let changed = !before.settings.same_values(&resolved.settings);
@@ -411,9 +412,10 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so `restart` in
-/// `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was
-/// registered while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
+/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
+/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and
+/// a service that was registered while the registry ran is one, whatever `instances` of its type is. For single runs of
+/// a test, neither matters.
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, Unfit> {
     let is_borrowed = matches!(factory, Factory::Borrowed);
     let set_here = |key: &str| {

@@ -47,7 +47,8 @@ impl StopRequest {
         self.cleanup.is_some()
     }
 
-    /// The stop of services that belong to the instance of one with this stop: a shutdown has its deadline for them, too.
+    /// The stop of services that belong to the instance of one with this stop: a shutdown has its deadline for them,
+    /// too.
     pub(crate) fn of_children(&self) -> Self {
         let now = Instant::now();
         let left = self.cleanup.map(|cleanup| cleanup.saturating_duration_since(now));
@@ -147,8 +148,8 @@ pub(crate) struct Requests {
     pub(crate) outage_over: bool,
     /// The resolved configuration.
     pub(crate) resolved: Arc<Resolved>,
-    /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a change
-    /// by the pointer.
+    /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a
+    /// change by the pointer.
     pub(crate) options: Arc<Options>,
     /// What `cx.degraded` reported. `cx.ready` and the next run clear it.
     pub(crate) degraded: Option<Box<str>>,

@@ -1,7 +1,7 @@
 //! [`Resource`]: what services use and may be down: the database, or what a probe checks. [`Outages`]: when it was.
 //!
-//! While a resource is down, the failures of the services that use it do not exhaust `max_failures`, and the end of the outage
-//! ends their wait for a retry.
+//! While a resource is down, the failures of the services that use it do not exhaust `max_failures`, and the end of the
+//! outage ends their wait for a retry.
 
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
@@ -39,7 +39,8 @@ pub(crate) trait Resource: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether this failure may come from an outage, apart from `needs`. Called for every failure; if so, a check follows soon.
+    /// Whether this failure may come from an outage, apart from `needs`. Called for every failure; if so, a check
+    /// follows soon.
     fn suspects(&self, _service: &ServiceInner, _kind: FailureKind, _error: &Error) -> bool {
         false
     }

@@ -1,6 +1,7 @@
 //! [`RunHistory`]: the last runs of a service, and counts of durations and failures. It is kept only while a feature asks for it.
 //!
-//! The loop records a run under the lock of the state, so a record must cost little: no clock is read, and no text is written.
+//! The loop records a run under the lock of the state, so a record must cost little: no clock is read, and no text is
+//! written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +36,8 @@ pub(crate) struct RunHistory {
     recent: Vec<RunRecord>,
     /// Where the next run goes.
     next: usize,
-    /// How many runs took at most as long as the bound in the same place of [`DURATIONS`], and longer than the bound before it.
+    /// How many runs took at most as long as the bound in the same place of [`DURATIONS`], and longer than the bound
+    /// before it.
     pub(crate) durations: [u64; DURATIONS.len() + 1],
     pub(crate) total_nanos: u64,
     pub(crate) errors: u64,

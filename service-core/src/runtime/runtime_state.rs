@@ -1,7 +1,7 @@
 //! [`RuntimeState`]: status and requests of one service behind one lock, and the state that follows from both.
 //!
-//! The tricky part is that no code writes the [`ServiceState`]: it is derived from the two. So a pause or a stop is visible
-//! at once, before the loop has read the request, and no field has two writers.
+//! The tricky part is that no code writes the [`ServiceState`]: it is derived from the two. So a pause or a stop is
+//! visible at once, before the loop has read the request, and no field has two writers.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -111,8 +111,8 @@ impl RuntimeState {
         self.state() != self.shown
     }
 
-    /// Returns the steps from the last reported state to the present one, which counts as reported from now on. A service
-    /// that was paused while it started first enters the state that it would have without the pause.
+    /// Returns the steps from the last reported state to the present one, which counts as reported from now on. A
+    /// service that was paused while it started first enters the state that it would have without the pause.
     pub(super) fn take_steps(&mut self) -> impl Iterator<Item = (ServiceState, ServiceState)> + use<> {
         let (from, to) = (self.shown, self.state());
         let without_pause = if self.status.is_backing_off() { ServiceState::BackingOff } else { ServiceState::Running };
@@ -202,8 +202,9 @@ impl RuntimeState {
         }
     }
 
-    /// Whether the service may be handed over to another replica, now or when its run has ended. One whose last run has failed would be
-    /// healthy there without a success, a pause of this process would end, and one that waits for its code cannot move.
+    /// Whether the service may be handed over to another replica, now or when its run has ended. One whose last run has
+    /// failed would be healthy there without a success, a pause of this process would end, and one that waits for its
+    /// code cannot move.
     pub(crate) fn may_be_handed_over(&self) -> bool {
         let status = &self.status;
         (status.activity == Activity::Waiting || status.in_run())
@@ -308,8 +309,8 @@ impl RuntimeState {
         }
     }
 
-    /// Takes over what the current long run has reported: that it is ready, and that it is stable. Returns whether it has
-    /// become ready.
+    /// Takes over what the current long run has reported: that it is ready, and that it is stable. Returns whether it
+    /// has become ready.
     pub(super) fn follow_long_run(&mut self, long: &LongRun) -> bool {
         let becomes_ready = self.requests.progress.ready && !self.status.is_ready();
         if becomes_ready {
@@ -327,7 +328,8 @@ impl RuntimeState {
         becomes_ready
     }
 
-    /// When the current long run has to be looked after next, if nothing else happens: when it is idle for too long, or stable.
+    /// When the current long run has to be looked after next, if nothing else happens: when it is idle for too long, or
+    /// stable.
     pub(crate) fn long_run_deadlines(&self, long: &LongRun) -> (Option<Instant>, Option<Instant>) {
         let started = self.status.stats.last_started;
         let last = self.requests.progress.last.max(started);

@@ -70,8 +70,8 @@ impl ServiceInner {
         }
     }
 
-    /// Locks the state for reading, and for changes that do not affect the derived `ServiceState`. The lock is never held
-    /// while user code runs, so a poisoned lock still guards a consistent state.
+    /// Locks the state for reading, and for changes that do not affect the derived `ServiceState`. The lock is never
+    /// held while user code runs, so a poisoned lock still guards a consistent state.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, RuntimeState> {
         self.state.lock()
@@ -130,8 +130,8 @@ impl ServiceInner {
         }
     }
 
-    /// Whether this replica holds the lease of the service and carries out what other replicas request, now. While the service
-    /// starts, `runs` wait.
+    /// Whether this replica holds the lease of the service and carries out what other replicas request, now. While the
+    /// service starts, `runs` wait.
     pub(crate) fn serves_other_replicas(&self, runs: bool) -> bool {
         self.serves_others(&self.lock(), runs)
     }
@@ -210,13 +210,14 @@ impl ServiceInner {
         Ok(())
     }
 
-    /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls before that
-    /// run are one run. Does nothing if the service does not run.
+    /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls
+    /// before that run are one run. Does nothing if the service does not run.
     pub(crate) fn request_wake(&self) {
         self.lock().request_wake(true);
     }
 
-    /// As [`request_wake`](Self::request_wake), for a topic. A replica on standby has nothing to do: the holder is notified, too.
+    /// As [`request_wake`](Self::request_wake), for a topic. A replica on standby has nothing to do: the holder is
+    /// notified, too.
     pub(crate) fn notify(&self) {
         let mut state = self.lock();
         if state.state() != ServiceState::Standby {
@@ -224,8 +225,8 @@ impl ServiceInner {
         }
     }
 
-    /// As [`request_wake`](Self::request_wake) for another replica. Returns `false`, and does nothing, if this replica does not
-    /// [serve the others](Self::serves_other_replicas).
+    /// As [`request_wake`](Self::request_wake) for another replica. Returns `false`, and does nothing, if this replica
+    /// does not [serve the others](Self::serves_other_replicas).
     pub(crate) fn wake_for_others(&self) -> bool {
         let mut state = self.lock();
         let serves = self.serves_others(&state, false);
@@ -235,7 +236,8 @@ impl ServiceInner {
         serves
     }
 
-    /// As [`request_wake`](Self::request_wake), because notifications may have been missed here. Other replicas have received them.
+    /// As [`request_wake`](Self::request_wake), because notifications may have been missed here. Other replicas have
+    /// received them.
     pub(crate) fn wake_in_case(&self) {
         self.lock().request_wake(false);
     }
@@ -286,7 +288,8 @@ impl ServiceInner {
         self.emit(|| ServiceEventKind::OptionChanged { key, value: humanize::short(value) });
     }
 
-    /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same key.
+    /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same
+    /// key.
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
         let mut state = self.lock();
         let mut options = (*resolved.options).clone();
@@ -310,8 +313,8 @@ impl ServiceInner {
         }
     }
 
-    /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait
-    /// that the service itself chose (`RetryAfter`) is not shortened.
+    /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A
+    /// wait that the service itself chose (`RetryAfter`) is not shortened.
     pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
         let reason = state.status.wait_reason.as_deref();

@@ -33,7 +33,8 @@ pub(crate) struct Services {
     /// What services use and may be down.
     pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
-    /// The names that stand for several services that `instances` has made: each with the ids that were registered for them.
+    /// The names that stand for several services that `instances` has made: each with the ids that were registered for
+    /// them.
     groups: RwLock<BTreeMap<String, BTreeSet<String>>>,
     types: Mutex<Types>,
     /// The services that belong to the instance of another one, by the id of that one.
@@ -199,8 +200,8 @@ impl Services {
     /// Adds a service.
     ///
     /// # Errors
-    /// Its id cannot be used: that of `refuse`, which has to refuse one that is taken. That of `check`, called with all others
-    /// if the service has dependencies. Its parent has no instance that it could belong to.
+    /// Its id cannot be used: that of `refuse`, which has to refuse one that is taken. That of `check`, called with all
+    /// others if the service has dependencies. Its parent has no instance that it could belong to.
     pub(crate) fn insert(
         &self,
         service: Arc<RegisteredService>,
@@ -262,8 +263,8 @@ impl Services {
         self.write().extend(services.into_iter().map(ById));
     }
 
-    /// Removes this service if `may_remove` returns `true`; nothing is registered while that is called. Returns its answer,
-    /// or `None` if the service is not registered.
+    /// Removes this service if `may_remove` returns `true`; nothing is registered while that is called. Returns its
+    /// answer, or `None` if the service is not registered.
     pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_remove: impl FnOnce() -> bool) -> Option<bool> {
         let mut list = self.write();
         // The id may have been registered again.

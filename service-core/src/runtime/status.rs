@@ -114,10 +114,11 @@ pub(crate) struct Status {
     pub(crate) wait_reason: Option<Box<WaitReason>>,
     /// Since when an instance is being built.
     pub(crate) configuring_since: Option<Instant>,
-    /// For `catch_up`: since when fires that come due are skipped, and not missed. The service is paused or was stopped by hand.
+    /// For `catch_up`: since when fires that come due are skipped, and not missed. The service is paused or was stopped
+    /// by hand.
     pub(crate) skips_fires_since: Option<SystemTime>,
-    /// When the loop of the previous incarnation ended, if there was one. By the wall clock, which goes on during a suspend and may
-    /// be set.
+    /// When the loop of the previous incarnation ended, if there was one. By the wall clock, which goes on during a
+    /// suspend and may be set.
     pub(crate) previous_end: Option<SystemTime>,
     /// The latest error; it stays after a success.
     pub(crate) last_error: Option<Error>,
@@ -266,8 +267,8 @@ impl Status {
         self.skips_fires_since = None;
     }
 
-    /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error, which
-    /// must be dropped outside the lock because dropping it is user code.
+    /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error,
+    /// which must be dropped outside the lock because dropping it is user code.
     #[must_use]
     pub(crate) fn end_failed(&mut self, error: &Error, duration: Option<Duration>) -> Option<Error> {
         if self.in_run() {

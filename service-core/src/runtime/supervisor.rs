@@ -1,8 +1,8 @@
 //! The loop that runs one service: wait → build → run → decide, and at the end clean up.
 //!
-//! The loop is one task, so two runs never overlap. It alone writes the service's [`Status`](super::status::Status). The
-//! tricky part is that a request may arrive at any moment: [`Supervisor::poll_wait`] reads the requests and stores its
-//! waker under one lock, so no request is lost. `policy` and `schedule` decide what follows a run, and when.
+//! The loop is one task, so two runs never overlap. It alone writes the service's [`Status`](super::status::Status).
+//! The tricky part is that a request may arrive at any moment: [`Supervisor::poll_wait`] reads the requests and stores
+//! its waker under one lock, so no request is lost. `policy` and `schedule` decide what follows a run, and when.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -74,7 +74,8 @@ pub(crate) struct Supervisor {
     turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
-    /// The run serves a wake-up: the one that is in progress or is retried, or that for which the instance is being built.
+    /// The run serves a wake-up: the one that is in progress or is retried, or that for which the instance is being
+    /// built.
     woken: bool,
     /// By what this replica has the lease.
     grant: Option<Box<Grant>>,
@@ -187,8 +188,8 @@ impl Supervisor {
         }
     }
 
-    /// Makes the loop end after one run, which begins as soon as the instance is built. `waiter` receives its report. The run
-    /// does not change since when fires are skipped.
+    /// Makes the loop end after one run, which begins as soon as the instance is built. `waiter` receives its report.
+    /// The run does not change since when fires are skipped.
     pub(crate) fn limit_to_one_run(
         &mut self,
         waiter: oneshot::Sender<RunReport>,
@@ -335,8 +336,8 @@ impl Supervisor {
         }
     }
 
-    /// After every run and every failure that does not end the service: records the fire, settles the rows that the run left
-    /// open, and ends the instance if the run requested a fresh one.
+    /// After every run and every failure that does not end the service: records the fire, settles the rows that the run
+    /// left open, and ends the instance if the run requested a fresh one.
     async fn after_run(&mut self) {
         if self.cron.is_some() {
             Box::pin(self.record_pending_fire(false)).await;

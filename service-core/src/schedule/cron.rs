@@ -4,8 +4,8 @@
 //! - DST, in spring: fixed times in the hour that is skipped fire once, at its end.
 //! - DST, in autumn: fixed times in the hour that repeats fire once, the first time.
 //! - Schedules with "every" (`*`, `*/15`) fire at every time that the wall clock shows.
-//! - The clock is set forward, or the machine was suspended: this is noticed within a minute, and one run makes up for the
-//!   fires that were skipped.
+//! - The clock is set forward, or the machine was suspended: this is noticed within a minute, and one run makes up for
+//!   the fires that were skipped.
 //! - The clock is set back by up to three hours: no fire is repeated. By more: the schedule follows the clock.
 
 use std::collections::VecDeque;
@@ -131,9 +131,9 @@ mod fires {
         Some(DateTime::<Utc>::from(at).with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, true))
     }
 
-    /// Whether the expression has fixed times. The library treats several of them like "every hour": it skips those in an
-    /// hour that DST skips, and repeats those in an hour that DST repeats. A single one is lost if the skipped hour ends on a
-    /// day on which the schedule does not fire.
+    /// Whether the expression has fixed times. The library treats several of them like "every hour": it skips those in
+    /// an hour that DST skips, and repeats those in an hour that DST repeats. A single one is lost if the skipped hour
+    /// ends on a day on which the schedule does not fire.
     fn has_fixed_times(expression: &str) -> bool {
         let fields: Vec<&str> = expression.split_whitespace().collect();
         let is_fixed = |field: &&str| !field.contains(['*', '?', '/']);
@@ -273,8 +273,8 @@ impl Unrecorded {
 }
 
 impl CronTimer {
-    /// Plans the first fire after `now` and after the last one that was run. A fire that no run has served stays planned: it waits for
-    /// its jitter, or it came due while a run that was not for it was in flight.
+    /// Plans the first fire after `now` and after the last one that was run. A fire that no run has served stays
+    /// planned: it waits for its jitter, or it came due while a run that was not for it was in flight.
     pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
         let pending = self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now);
         if !pending {
@@ -327,14 +327,15 @@ impl CronTimer {
         self.in_run
     }
 
-    /// Another process, or an earlier incarnation of the service, has served every fire up to this one. It may be ahead of the
-    /// present time: the clock of that process may be ahead, or the clock was set back.
+    /// Another process, or an earlier incarnation of the service, has served every fire up to this one. It may be ahead
+    /// of the present time: the clock of that process may be ahead, or the clock was set back.
     pub(crate) fn served_before(&mut self, last: SystemTime) {
         self.made_up_to = Some(last);
         self.served = self.served.max(Some(last));
     }
 
-    /// Which fire was served last is being read. Until then, the service may owe fires; those of a pause that goes on are skipped.
+    /// Which fire was served last is being read. Until then, the service may owe fires; those of a pause that goes on
+    /// are skipped.
     pub(crate) fn expect_last_fire(&mut self, now: SystemTime, paused_since: Option<SystemTime>) {
         self.made_up_to.get_or_insert(now);
         self.paused_since = self.paused_since.or(paused_since);
@@ -346,8 +347,8 @@ impl CronTimer {
         self.skipped.drain(..self.skipped.len().saturating_sub(1));
     }
 
-    /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and the
-    /// present time is to be recorded.
+    /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and
+    /// the present time is to be recorded.
     pub(crate) fn follow(&mut self, schedule: &CronSchedule, now: SystemTime) {
         let text = schedule.text();
         let previous = self.schedule.replace(text.as_str().into());
@@ -431,8 +432,8 @@ impl CronTimer {
         self.unrecorded.map(|(fire, _)| fire)
     }
 
-    /// Returns the fire that was served and is not recorded yet, with the text of its schedule. It is all that stays of a timer
-    /// whose service has lost its lease.
+    /// Returns the fire that was served and is not recorded yet, with the text of its schedule. It is all that stays of
+    /// a timer whose service has lost its lease.
     pub(crate) fn into_unrecorded(self) -> Option<Unrecorded> {
         let (fire, _) = self.unrecorded?;
         Some(Unrecorded { fire, schedule: self.schedule? })

@@ -1,7 +1,7 @@
 //! When the next run is due: pure arithmetic on instants, without a clock and without a task.
 //!
-//! The tricky part is the grid of `interval`. Runs start at points that are a fixed interval apart. Retries and `run_now`
-//! do not move these points. Only a run that takes longer than the interval restarts the grid, at its end.
+//! The tricky part is the grid of `interval`. Runs start at points that are a fixed interval apart. Retries and
+//! `run_now` do not move these points. Only a run that takes longer than the interval restarts the grid, at its end.
 
 use std::time::Duration;
 

@@ -119,18 +119,20 @@ impl CronSchedule {
     }
 }
 
-/// What happens to cron fires that were missed while no process was up. Fires that a manual stop, a pause or another schedule
-/// skips are not missed.
+/// What happens to cron fires that were missed while no process was up. Fires that a manual stop, a pause or another
+/// schedule skips are not missed.
 ///
-/// A fire counts as served when its run has succeeded, or was given up after `max_failures`; the database records that. If the process is killed during the
-/// run, the next process repeats the fire. Before the first start of a service nothing counts as missed.
+/// A fire counts as served when its run has succeeded, or was given up after `max_failures`; the database records that.
+/// If the process is killed during the run, the next process repeats the fire. Before the first start of a service
+/// nothing counts as missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CatchUp {
     /// Missed fires are skipped.
     #[default]
     None,
-    /// One run follows for all missed fires. [`Context::scheduled_for`](crate::Context::scheduled_for) returns the latest fire.
+    /// One run follows for all missed fires. [`Context::scheduled_for`](crate::Context::scheduled_for) returns the
+    /// latest fire.
     Latest,
     /// Every missed fire has its run, one after the other, at most the latest 1,000.
     All,

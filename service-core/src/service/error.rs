@@ -20,8 +20,8 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 /// Any error with its causes. Cheap to clone.
 ///
 /// `?` converts every standard error. `.map_err(Error::new)?` converts the others: `anyhow::Error`, boxed errors and
-/// strings. `Display` prints the outermost message, `{:#}` the whole chain on one line, and `Debug` the whole chain with
-/// one cause per line, so that `main` may return it.
+/// strings. `Display` prints the outermost message, `{:#}` the whole chain on one line, and `Debug` the whole chain
+/// with one cause per line, so that `main` may return it.
 ///
 /// ```
 /// use service_core::Error;
@@ -181,8 +181,9 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The messages of the causes below the outermost error. A message is left out where the one above already ends with it:
-/// some errors print their source and also return it (`DbErr`), and some consist of their source (`io::Error::other`).
+/// The messages of the causes below the outermost error. A message is left out where the one above already ends with
+/// it: some errors print their source and also return it (`DbErr`), and some consist of their source
+/// (`io::Error::other`).
 fn causes(error: &Error) -> impl Iterator<Item = String> {
     let mut above = error.outermost().to_string();
     error.chain().skip(1).filter_map(move |cause| {

@@ -14,7 +14,8 @@ pub enum FailureKind {
     Error,
     /// The run panicked.
     Panic,
-    /// The run took longer than `timeout`, a `run` reported no progress for `idle_timeout`, or a run did not end in time for a stop.
+    /// The run took longer than `timeout`, a `run` reported no progress for `idle_timeout`, or a run did not end in
+    /// time for a stop.
     Timeout,
 }
 
@@ -27,7 +28,8 @@ pub enum Recovery {
     Retry,
     /// Retry after this time. `max_retry_delay` does not cap it.
     RetryAfter(Duration),
-    /// Retry after [`Failure::retry_delay`] with a fresh instance. For an instance that cannot be repaired, such as one with a broken connection.
+    /// Retry after [`Failure::retry_delay`] with a fresh instance. For an instance that cannot be repaired, such as one
+    /// with a broken connection.
     Rebuild,
     /// Do not count the failure. The next run is the next regular one.
     Ignore,

@@ -18,8 +18,8 @@ pub(crate) const NEWTYPE: &str = "$service_core::Secret";
 /// The whole text of an error inside a secret.
 pub(crate) const INVALID: &str = "the value of a secret does not fit its type";
 
-/// A value that is never shown: `Debug`, `Display` and `Serialize` write `•••`, and no error message contains the value.
-/// For settings such as passwords.
+/// A value that is never shown: `Debug`, `Display` and `Serialize` write `•••`, and no error message contains the
+/// value. For settings such as passwords.
 ///
 /// ```
 /// use service_core::Secret;
@@ -83,8 +83,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Secret<T> {
     }
 }
 
-/// Passes every value on to `T`. Most formats call `visit_newtype_struct`; the other methods are for formats that call the
-/// method of the value they found.
+/// Passes every value on to `T`. Most formats call `visit_newtype_struct`; the other methods are for formats that call
+/// the method of the value they found.
 struct Hidden<T>(PhantomData<T>);
 
 impl<T> Hidden<T> {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum ServiceState {
     /// Registered, never started.
     Created,
-    /// Waits for its dependencies, or builds its first instance. With `readiness = "explicit"`, it is also in its first run, until that
-    /// calls `ready`.
+    /// Waits for its dependencies, or builds its first instance. With `readiness = "explicit"`, it is also in its first
+    /// run, until that calls `ready`.
     Starting,
     /// In a run, or waiting for the next regular run.
     Running,

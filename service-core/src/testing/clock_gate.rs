@@ -8,7 +8,8 @@ use tokio::runtime::Handle;
 
 use crate::sync::Mutex;
 
-/// Decides whether a paused clock may move. All beds of a runtime share it, since a caller that waits for one of them lets time move for all.
+/// Decides whether a paused clock may move. All beds of a runtime share it, since a caller that waits for one of them
+/// lets time move for all.
 #[derive(Debug, Default)]
 pub(super) struct ClockGate {
     /// The runtime of the clock.

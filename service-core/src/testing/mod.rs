@@ -1,10 +1,11 @@
 //! [`TestBed`]: tests services on virtual time.
 //!
-//! The runtime only uses tokio's clock. With `#[tokio::test(start_paused = true)]` that clock stands still until every task
-//! waits, and then advances to the next moment at which a task is due. So a month passes in seconds, and a test gives the
-//! same result every time.
+//! The runtime only uses tokio's clock. With `#[tokio::test(start_paused = true)]` that clock stands still until every
+//! task waits, and then advances to the next moment at which a task is due. So a month passes in seconds, and a test
+//! gives the same result every time.
 //!
-//! A real database does not work with a paused clock by itself; a bed with a database holds the clock (`virtual_clock`).
+//! A real database does not work with a paused clock by itself; a bed with a database holds the clock
+//! (`virtual_clock`).
 
 mod clock_gate;
 mod patience;
@@ -168,9 +169,10 @@ impl TestBed {
         }
     }
 
-    /// Sets the wall clock of the bed, as a time server or an operator does. What is shown or compared as a time of day follows it: cron
-    /// schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, and the end of an override. tokio's clock does
-    /// not change, so intervals, delays and limits stay as they are. Setting it forward also simulates a machine that was suspended.
+    /// Sets the wall clock of the bed, as a time server or an operator does. What is shown or compared as a time of day
+    /// follows it: cron schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, and the end of
+    /// an override. tokio's clock does not change, so intervals, delays and limits stay as they are. Setting it forward
+    /// also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
         self.clock.set(wall.into());
     }
@@ -181,8 +183,8 @@ impl TestBed {
         self.with(|builder| builder.state(value))
     }
 
-    /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it for
-    /// one service.
+    /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it
+    /// for one service.
     #[must_use]
     pub fn set(self, key: &str, value: impl Into<SettingValue>) -> Self {
         self.with(|mut builder| {
@@ -216,9 +218,9 @@ impl TestBed {
         self
     }
 
-    /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
-    /// nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real time begins, by
-    /// the task that begins it, with whether it is the registry's own work.
+    /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited.
+    /// Does nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real
+    /// time begins, by the task that begins it, with whether it is the registry's own work.
     pub(crate) async fn hold_clock(&self) -> Option<impl Fn(bool) + Send + Sync + 'static> {
         let clock = HeldClock::hold_paused();
         // The work belongs to the clock, not the clock to the work.
@@ -249,8 +251,8 @@ impl TestBed {
         *stage = Stage::Making(Box::new(change(*builder)));
     }
 
-    /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is taken,
-    /// a number is appended.
+    /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is
+    /// taken, a number is appended.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
@@ -262,7 +264,8 @@ impl TestBed {
         self.launch::<S>(Ok(Registration::ready_made(S::ID, service)))
     }
 
-    /// Starts a service that is built by a closure. The closure has one of the forms of [`RegistryBuilder::service_fn`].
+    /// Starts a service that is built by a closure. The closure has one of the forms of
+    /// [`RegistryBuilder::service_fn`].
     #[track_caller]
     pub fn start_fn<Form, F>(&self, build: F) -> impl Future<Output = ServiceHandle>
     where
@@ -272,9 +275,9 @@ impl TestBed {
         self.launch::<<F::Out as IntoService>::Service>(Ok(Registration::closure(id, build)))
     }
 
-    /// Starts every annotated service that is linked into the test program, as [`ServiceRegistry::start_all`] does, on virtual
-    /// time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some of them. A service
-    /// that cannot start is no error; its health shows why.
+    /// Starts every annotated service that is linked into the test program, as [`ServiceRegistry::start_all`] does, on
+    /// virtual time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some
+    /// of them. A service that cannot start is no error; its health shows why.
     ///
     /// ```standalone_crate
     /// use std::time::Duration;
@@ -349,16 +352,17 @@ impl TestBed {
     /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     ///
     /// While blocking code works, time stands still, so it has to end or to sleep with
-    /// [`cx.blocking_sleep`](crate::Context::blocking_sleep). Code that waits for a time in another way (`Handle::block_on` of a sleep or
-    /// of `cx.permit()`, a message that a sleeping task is going to send, `std::thread::sleep` until `is_stopping`) waits for what cannot
-    /// happen. Two limits are in real time: a blocking `run` makes time stand still for one second at a stretch, as it may wait for a
-    /// socket, and after that time moves on without it; and at the end of `run_for`, blocking code that is still working is waited for
-    /// about five seconds.
+    /// [`cx.blocking_sleep`](crate::Context::blocking_sleep). Code that waits for a time in another way
+    /// (`Handle::block_on` of a sleep or of `cx.permit()`, a message that a sleeping task is going to send,
+    /// `std::thread::sleep` until `is_stopping`) waits for what cannot happen. Two limits are in real time: a blocking
+    /// `run` makes time stand still for one second at a stretch, as it may wait for a socket, and after that time moves
+    /// on without it; and at the end of `run_for`, blocking code that is still working is waited for about five
+    /// seconds.
     ///
     /// # Panics
-    /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a run (or a
-    /// `configure`) that never waits for a time and does not end, or its blocking code has not returned for 30 s of real time while
-    /// nothing else happened.
+    /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a
+    /// run (or a `configure`) that never waits for a time and does not end, or its blocking code has not returned for
+    /// 30 s of real time while nothing else happened.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
@@ -386,11 +390,11 @@ impl TestBed {
         }
     }
 
-    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor `scope`
-    /// matters. A `run` continues until it returns by itself.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor
+    /// `scope` matters. A `run` continues until it returns by itself.
     ///
-    /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime, as a
-    /// database with `Handle::block_on` does: `service` is borrowed, so the runtime stands still meanwhile. Use
+    /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime,
+    /// as a database with `Handle::block_on` does: `service` is borrowed, so the runtime stands still meanwhile. Use
     /// [`update_of`](Self::update_of) or [`start`](Self::start) for such a service.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
@@ -443,8 +447,8 @@ impl TestBed {
     }
 
     /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as
-    /// [`ServiceRegistry::run_once`] does: without schedule, retries and dependencies, but with `timeout`. If `configure` fails,
-    /// its error is in the report.
+    /// [`ServiceRegistry::run_once`] does: without schedule, retries and dependencies, but with `timeout`. If
+    /// `configure` fails, its error is in the report.
     ///
     /// ```
     /// use service_core::prelude::*;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::runtime::extension::RealWorkState;
 
-/// The silence before a step if nothing is known about the pool, or after a step that changed nothing, in moments of real time.
+/// The silence before a step if nothing is known about the pool, or after a step that changed nothing, in moments of
+/// real time.
 pub(super) const SHORT_SILENCE: u32 = 20;
 /// The silence before the database is asked what it does.
 pub(super) const ASK_SILENCE: u32 = 1_000;
@@ -68,7 +69,7 @@ pub(super) async fn real_time_passes(silence: u32) {
         return tokio::task::yield_now().await;
     }
     let moment = if silence < QUICK + SHORT_SILENCE { Duration::from_micros(50) } else { Duration::from_millis(1) };
-    // Not in place, so that the runtime notices what happens in the meantime. If the blocking pool has shut down, the test is
-    // ending.
+    // Not in place, so that the runtime notices what happens in the meantime. If the blocking pool has shut down, the
+    // test is ending.
     let _ = tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await;
 }

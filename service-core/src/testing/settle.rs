@@ -7,7 +7,8 @@ use crate::runtime::services::Services;
 use crate::runtime::shared::Polls;
 use crate::service::state::ServiceState;
 
-/// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of real time.
+/// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of
+/// real time.
 pub(super) async fn settle(services: &Services) {
     for _ in 0..10_000 {
         if !is_behind(services) {

@@ -1,8 +1,8 @@
-//! Detects that virtual time does not move: if a service runs again and again at one moment, or one run never waits, the test
-//! never waits, and a paused clock only advances when every task waits.
+//! Detects that virtual time does not move: if a service runs again and again at one moment, or one run never waits,
+//! the test never waits, and a paused clock only advances when every task waits.
 //!
-//! The tricky part is that only real time can reveal this. A thread wakes the caller from time to time. The decision counts
-//! the runs and the polls at one moment of virtual time, so it does not depend on the machine.
+//! The tricky part is that only real time can reveal this. A thread wakes the caller from time to time. The decision
+//! counts the runs and the polls at one moment of virtual time, so it does not depend on the machine.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -21,10 +21,11 @@ use crate::sync::Mutex;
 
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
-/// More polls of a service's code than this at one moment count as endless. A run may process a million rows at one moment.
+/// More polls of a service's code than this at one moment count as endless. A run may process a million rows at one
+/// moment.
 const MOST_POLLS: u64 = 5_000_000;
-/// For so long in real time, blocking code may keep virtual time from moving while nothing else happens. It does not end by itself if it
-/// waits, in its own way, for what only happens when time moves.
+/// For so long in real time, blocking code may keep virtual time from moving while nothing else happens. It does not
+/// end by itself if it waits, in its own way, for what only happens when time moves.
 const MOST_REAL_TIME: Duration = Duration::from_secs(30);
 /// The real time between two checks.
 const LOOK: Duration = Duration::from_millis(200);

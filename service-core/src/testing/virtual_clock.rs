@@ -1,13 +1,13 @@
 //! [`HeldClock`]: virtual time with a real database.
 //!
 //! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for real
-//! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock, unless a caller waits
-//! for services and no statement is in flight.
+//! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock, unless a
+//! caller waits for services and no statement is in flight.
 //!
-//! The tricky part is that tokio advances the clock as soon as all tasks wait. So a task of the bed, the keeper, is woken by
-//! the task that begins a statement, and does not wait before the statement has ended. If a connection stays in use, PostgreSQL is
-//! asked whether it executes a statement. Where the pool is not known, or the database cannot be asked, silence has to do. If
-//! nothing is in flight although a connection is in use, the clock moves by small steps.
+//! The tricky part is that tokio advances the clock as soon as all tasks wait. So a task of the bed, the keeper, is
+//! woken by the task that begins a statement, and does not wait before the statement has ended. If a connection stays
+//! in use, PostgreSQL is asked whether it executes a statement. Where the pool is not known, or the database cannot be
+//! asked, silence has to do. If nothing is in flight although a connection is in use, the clock moves by small steps.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -167,8 +167,8 @@ impl HeldClock {
         }
     }
 
-    /// Waits until no work in real time goes on, and none begins at this very moment: between two statements of a task there is none,
-    /// too. Returns `false` if that is not known, but nothing has happened for a while.
+    /// Waits until no work in real time goes on, and none begins at this very moment: between two statements of a task
+    /// there is none, too. Returns `false` if that is not known, but nothing has happened for a while.
     async fn is_done(&self, patience: &mut Patience) -> bool {
         let (mut reopening, mut idle) = (None, 0);
         loop {
@@ -201,8 +201,9 @@ impl HeldClock {
         }
     }
 
-    /// Whether the database executes a statement. `None`: it cannot be asked, or does not answer. On a busy machine, the server may get
-    /// less processor time than this process, so silence alone does not show that nothing is in flight.
+    /// Whether the database executes a statement. `None`: it cannot be asked, or does not answer. On a busy machine,
+    /// the server may get less processor time than this process, so silence alone does not show that nothing is in
+    /// flight.
     async fn executes(&self) -> Option<bool> {
         let asked = self.runtime.spawn(self.work.get()?.executes());
         for _ in 0..LONG_SILENCE {
@@ -225,7 +226,8 @@ impl HeldClock {
         extension.refresh_due(services).into_iter().chain(others).min()
     }
 
-    /// When the tables have to be read because something expires. If they were read since then, the database has not answered.
+    /// When the tables have to be read because something expires. If they were read since then, the database has not
+    /// answered.
     fn refresh_at(&self, services: &Arc<Services>, extension: &dyn Extension) -> Option<Instant> {
         let due = instant_of(services, self.refresh_due(services, extension)?);
         match self.refreshed.lock().at {
@@ -252,8 +254,8 @@ impl HeldClock {
         has_expired || may_be_old || was_used && !in_run()
     }
 
-    /// Reads the framework's tables. Returns `false` if that has to wait for virtual time: transactions that sleep may have taken
-    /// all connections in the meantime.
+    /// Reads the framework's tables. Returns `false` if that has to wait for virtual time: transactions that sleep may
+    /// have taken all connections in the meantime.
     async fn refresh(&self, services: &Arc<Services>, extension: &dyn Extension) -> bool {
         let begun = self.begun.load(Ordering::SeqCst);
         let mut refresh = Box::pin(async {
@@ -284,7 +286,8 @@ impl HeldClock {
     }
 }
 
-/// Keeps the clock from advancing while work goes on, until the bed is dropped: it does not wait, or a blocking task sleeps.
+/// Keeps the clock from advancing while work goes on, until the bed is dropped: it does not wait, or a blocking task
+/// sleeps.
 async fn keep(clock: Arc<HeldClock>) {
     let mut patience = Patience::default();
     while !clock.has_ended.load(Ordering::SeqCst) {

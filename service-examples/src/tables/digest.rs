@@ -1,4 +1,5 @@
-//! One mail. Its content is decided before it is sent: a repeated attempt sends the same extremes with the same `Message-ID`.
+//! One mail. Its content is decided before it is sent: a repeated attempt sends the same extremes with the same
+//! `Message-ID`.
 
 use sea_orm::entity::prelude::*;
 

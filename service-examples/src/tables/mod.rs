@@ -1,7 +1,7 @@
 //! The station's tables, and their creation.
 //!
-//! `reading` and `delivery` hold work: their rows wait as `pending` and end as `completed` or `failed`. Every start creates
-//! the tables that are missing.
+//! `reading` and `delivery` hold work: their rows wait as `pending` and end as `completed` or `failed`. Every start
+//! creates the tables that are missing.
 
 pub mod daily;
 pub mod delivery;
@@ -36,8 +36,8 @@ pub async fn create(db: &DatabaseConnection) -> Result<()> {
     let tx = db.begin_with_options(options).await?;
     if db.get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;
-        // The last of them: one transaction creates all. `CREATE INDEX IF NOT EXISTS` locks its table even if the index exists,
-        // and such locks on several tables can deadlock with the transactions of a station that runs.
+        // The last of them: one transaction creates all. `CREATE INDEX IF NOT EXISTS` locks its table even if the index
+        // exists, and such locks on several tables can deadlock with the transactions of a station that runs.
         let last = Statement::from_string(DbBackend::Postgres, "SELECT to_regclass('delivery_status') IS NOT NULL");
         if tx.query_one_raw(last).await?.map(|row| row.try_get_by_index(0)).transpose()? == Some(true) {
             return Ok(());

@@ -43,8 +43,8 @@ pub(crate) fn implementation(model: &Model, trait_: &str, body: &TokenStream) ->
     let (at, generics) = match &model.subject {
         Subject::Impl { at, generics, ty } => {
             let mut generics = Generics::clone(generics);
-            // The body may rely on this, so that the error about a type that is not `Send` appears once, and not for every
-            // method. A generic impl is restricted to the types that can be services.
+            // The body may rely on this, so that the error about a type that is not `Send` appears once, and not for
+            // every method. A generic impl is restricted to the types that can be services.
             let sendable = parse_quote_spanned!(ty.span()=> #ty: ::core::marker::Send + 'static);
             generics.make_where_clause().predicates.push(sendable);
             (*at, generics)

@@ -1,9 +1,9 @@
 //! `impl Lifecycle`: methods that call the user's methods.
 //!
 //! An error in such a call is an error in the user's signature, so that the tokens have the spans of the user's tokens:
-//! an argument that of its type in the signature, the result that of the return type, a future that of the method's name.
-//! A variable is bound again wherever its span changes, because with another span it may have another hygiene as well (in
-//! an item that a `macro_rules!` macro wrote).
+//! an argument that of its type in the signature, the result that of the return type, a future that of the method's
+//! name. A variable is bound again wherever its span changes, because with another span it may have another hygiene as
+//! well (in an item that a `macro_rules!` macro wrote).
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -73,8 +73,8 @@ fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: 
     }
 }
 
-/// A boxed future. It becomes a `dyn Future + Send` in the last expression, which has the span of the method's name: the
-/// compiler reports there that a future is not `Send`.
+/// A boxed future. It becomes a `dyn Future + Send` in the last expression, which has the span of the method's name:
+/// the compiler reports there that a future is not `Send`.
 fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
     let at = method.sig.ident.span();
     let runtime = private(model, at);

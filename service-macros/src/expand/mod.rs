@@ -61,8 +61,8 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
     }
 }
 
-/// An attribute for the user's item. The use of something deprecated that the item expects may be in `depends_on`, which
-/// becomes part of another item, so that the compiler would report the expectation as unfulfilled.
+/// An attribute for the user's item. The use of something deprecated that the item expects may be in `depends_on`,
+/// which becomes part of another item, so that the compiler would report the expectation as unfulfilled.
 pub(crate) fn expectation(model: &Model) -> Option<TokenStream> {
     let depends_on_types = model.attributes.iter().any(|(_, value)| match value {
         Literal::Services(services) => services.iter().any(|service| matches!(service, Dependency::Type(_))),

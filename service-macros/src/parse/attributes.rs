@@ -62,7 +62,8 @@ impl Inherited {
             // The expectation is fulfilled by the user's item; in generated code there may be nothing to expect.
             (Some("expect"), Meta::List(list)) => {
                 self.expects_deprecated |= mentions_deprecated(&list.tokens);
-                // Code that allows to be unused counts as a use of what it calls, which then is not unused, as expected.
+                // Code that allows to be unused counts as a use of what it calls, which then is not unused, as
+                // expected.
                 let lints = metas(&list.tokens).into_iter().filter(|lint| {
                     ["dead_code", "unused", "reason"].iter().all(|excluded| !lint.path().is_ident(excluded))
                 });

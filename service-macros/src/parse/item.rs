@@ -1,10 +1,12 @@
 //! The annotated item, parsed leniently.
 //!
-//! Only the type of an impl and the signatures in it are parsed, never a body, so that an unfinished method body causes no
-//! error here. A function whose signature cannot be parsed is skipped; `validate` reports it if the service would lack it.
+//! Only the type of an impl and the signatures in it are parsed, never a body, so that an unfinished method body causes
+//! no error here. A function whose signature cannot be parsed is skipped; `validate` reports it if the service would
+//! lack it.
 //!
-//! The tricky part is the invisible groups around what came through a `macro_rules!` variable, as in `fn update(&self) $body`.
-//! A [`Group`] or a [`TokenTree`] is not read through them; a word, a sign and [`braced!`] are.
+//! The tricky part is the invisible groups around what came through a `macro_rules!` variable, as in
+//! `fn update(&self) $body`. A [`Group`] or a [`TokenTree`] is not read through them; a word, a sign and [`braced!`]
+//! are.
 
 use proc_macro2::{Group, Ident, Punct, TokenStream, TokenTree};
 use syn::ext::IdentExt;

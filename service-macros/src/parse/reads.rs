@@ -1,7 +1,7 @@
 //! Whether the code of a service reads settings by itself, apart from those that `configure` takes.
 //!
-//! The tokens are only searched for words, because a macro does not know types. Code outside the annotated item that receives
-//! the context may read settings, too.
+//! The tokens are only searched for words, because a macro does not know types. Code outside the annotated item that
+//! receives the context may read settings, too.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -110,9 +110,9 @@ impl Search<'_> {
         of_self && self.own.contains(&name)
     }
 
-    /// Whether `config` between these tokens is that of the context: `cx.config()`, `….config::<T>()`, `Context::config`. Other
-    /// types can have a method of this name, but then without a type. A context with another name comes from one of these
-    /// names, and that code passes it on.
+    /// Whether `config` between these tokens is that of the context: `cx.config()`, `….config::<T>()`,
+    /// `Context::config`. Other types can have a method of this name, but then without a type. A context with another
+    /// name comes from one of these names, and that code passes it on.
     fn is_call(&self, before: &[TokenTree], after: &[TokenTree]) -> bool {
         match before {
             [.., TokenTree::Ident(ty), _, colon] if is_sign(colon, ':') => ty == "Context",
@@ -128,8 +128,8 @@ impl Search<'_> {
     }
 }
 
-/// Whether the name of the context between these tokens does not pass it on: a method is called on it, or it is the name of
-/// a field or of an argument.
+/// Whether the name of the context between these tokens does not pass it on: a method is called on it, or it is the
+/// name of a field or of an argument.
 fn stays(before: &[TokenTree], after: &[TokenTree]) -> bool {
     let is_field = before.last().is_some_and(|dot| is_sign(dot, '.'));
     is_field

@@ -435,8 +435,8 @@ fn is_constant(word: &Ident) -> bool {
     word.contains(char::is_uppercase) && !word.contains(char::is_lowercase)
 }
 
-/// Reads the items of a list, so that all wrong ones are reported together. After a wrong item whose end is not known, the rest
-/// is not read.
+/// Reads the items of a list, so that all wrong ones are reported together. After a wrong item whose end is not known,
+/// the rest is not read.
 fn items<T>(list: TokenStream, item: impl Fn(ParseStream<'_>) -> Result<T, Error>) -> Result<Vec<T>, Error> {
     let read = |input: ParseStream<'_>| {
         let (mut items, mut errors) = (Vec::new(), Vec::new());

@@ -65,8 +65,8 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
     model.hints = suggestions::hints(item, model);
 }
 
-/// The lifecycle methods that could not be parsed, each with what to write instead. They need an error here: the compiler
-/// has none if it knows more syntax than this macro.
+/// The lifecycle methods that could not be parsed, each with what to write instead. They need an error here: the
+/// compiler has none if it knows more syntax than this macro.
 fn unreadable(item: &Impl) -> Vec<(&Ident, &'static str)> {
     let written = item.unreadable.iter().filter_map(|name| {
         let write = match &*name.unraw().to_string() {

@@ -1,4 +1,5 @@
-//! The rules. Each error is on the token that is wrong and says what to write instead; it does not stop the other checks.
+//! The rules. Each error is on the token that is wrong and says what to write instead; it does not stop the other
+//! checks.
 
 pub(crate) mod keys;
 mod methods;

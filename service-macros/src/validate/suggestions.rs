@@ -1,7 +1,8 @@
 //! Suggestions for methods whose name is similar to that of a lifecycle method.
 //!
 //! Without an `update` such a method is an error. Otherwise it may be the user's own method, so that it is a warning at
-//! most, and only if more indicates a mistake: the signature fits, the method is private, and nothing in the impl calls it.
+//! most, and only if more indicates a mistake: the signature fits, the method is private, and nothing in the impl calls
+//! it.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::ext::IdentExt;

@@ -1,4 +1,5 @@
-//! `#[derive(WorkItem)]`: checks the columns that `#[work_item(…)]` names against the model, and writes the trait's impl.
+//! `#[derive(WorkItem)]`: checks the columns that `#[work_item(…)]` names against the model, and writes the trait's
+//! impl.
 //!
 //! The tricky part is sea-orm's `#[sea_orm::model]`, which copies a model's derives to its `ModelEx`: there, nothing is
 //! written. After an error an impl is written anyway, so that the uses of the trait are not further errors.

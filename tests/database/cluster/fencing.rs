@@ -100,8 +100,8 @@ impl Bed {
     }
 }
 
-/// Runs a writer once, takes the service over, and lets it write again. Its run is dropped when the commit is refused. Returns
-/// the writer, and the number of its rows.
+/// Runs a writer once, takes the service over, and lets it write again. Its run is dropped when the commit is refused.
+/// Returns the writer, and the number of its rows.
 async fn write_twice(replicas: &Bed, what: &'static str, count: &str) -> (Setup, i64) {
     let setup = start(&replicas.bed, what).await;
     replicas.run_for(5.0).await;
@@ -198,8 +198,8 @@ async fn the_cleanup_of_a_lost_lease_cannot_write(replicas: Bed) {
     assert_eq!(setup.log.times("cleanup can write").len(), 1, "a stop releases the lease after the cleanup");
 }
 
-/// The lease expires while a transaction of its holder is open, and another replica takes it before the commit. On SQLite there is
-/// one writer, so the takeover waits for the commit.
+/// The lease expires while a transaction of its holder is open, and another replica takes it before the commit. On
+/// SQLite there is one writer, so the takeover waits for the commit.
 #[tokio::test(start_paused = true)]
 async fn on_postgresql_a_takeover_after_the_last_write_refuses_the_commit() {
     let Some(replicas) = Bed::postgres().await else { return };

@@ -1,5 +1,5 @@
-//! Real faults of real processes: killed, suspended for longer than the lease, cut off from the server, stopped; and a server
-//! that is restarted. Whatever happens, the commits of one takeover never follow those of a later one.
+//! Real faults of real processes: killed, suspended for longer than the lease, cut off from the server, stopped; and a
+//! server that is restarted. Whatever happens, the commits of one takeover never follow those of a later one.
 //!
 //! With more faults: `SERVICE_TEST_FAULTS=200 cargo test -p service-tests --test database cluster::real`
 

@@ -127,7 +127,8 @@ async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Bed) {
     assert_eq!(log.times("a cleans up"), [0.0; 0], "it was killed");
 }
 
-/// No other replica has taken it: the service is free for any of them, also for this one, and each takeover has a number of its own.
+/// No other replica has taken it: the service is free for any of them, also for this one, and each takeover has a
+/// number of its own.
 async fn an_expired_lease_is_not_renewed(replicas: Bed) {
     let log = Log::new();
     let a = start(&replicas.bed, "a", &log, 1000.0).await;

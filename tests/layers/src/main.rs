@@ -8,9 +8,9 @@
 //! `cargo run -p layers` checks both published crates, of this workspace or of the one in the given directory. With
 //! `-- --print` it also prints which modules use which. Test code, comments and strings are not read.
 //!
-//! There is an arrow from one file to another if a path in the code leads, directly or through re-exports, to an item of
-//! the other file. It is no arrow if a file declares a module, imports a whole module, or re-exports an item of a child
-//! module. So a parent module may use its children, or they may use it, but not both.
+//! There is an arrow from one file to another if a path in the code leads, directly or through re-exports, to an item
+//! of the other file. It is no arrow if a file declares a module, imports a whole module, or re-exports an item of a
+//! child module. So a parent module may use its children, or they may use it, but not both.
 
 mod check;
 mod source;

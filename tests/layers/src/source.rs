@@ -1,5 +1,5 @@
-//! Reads modules, items, imports, paths and features from a crate's files. It reads tokens, which contain no comments, and
-//! in which a string is a single token.
+//! Reads modules, items, imports, paths and features from a crate's files. It reads tokens, which contain no comments,
+//! and in which a string is a single token.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -233,8 +233,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the attribute at `at` and returns where to continue: after the attribute, or, if only tests compile its item,
-    /// after the item.
+    /// Reads the attribute at `at` and returns where to continue: after the attribute, or, if only tests compile its
+    /// item, after the item.
     fn attribute(&mut self, tokens: &[TokenTree], at: usize) -> usize {
         let body = at + if is(tokens.get(at + 1), '!') { 2 } else { 1 };
         let Some(TokenTree::Group(attribute)) = tokens.get(body) else { return at + 1 };
@@ -350,8 +350,8 @@ fn item_at(tokens: &[TokenTree], mut at: usize) -> usize {
     }
 }
 
-/// Returns the place after an item, or after a field, a variant or an argument. A body or a semicolon ends an item; a comma
-/// ends the others.
+/// Returns the place after an item, or after a field, a variant or an argument. A body or a semicolon ends an item; a
+/// comma ends the others.
 fn end_of_item(tokens: &[TokenTree], item: usize) -> usize {
     let is_item = matches!(tokens.get(item), Some(TokenTree::Ident(word)) if matches!(
         word.to_string().as_str(),

@@ -9,8 +9,8 @@ use super::{Checked, Model, must};
 use crate::trace::Ms;
 
 impl Model {
-    /// Compares a service's health with the trace. With `settled`, it also compares the status, of services that have only
-    /// waited for a while.
+    /// Compares a service's health with the trace. With `settled`, it also compares the status, of services that have
+    /// only waited for a while.
     pub(crate) fn compare(
         &self,
         service: usize,
@@ -38,8 +38,8 @@ impl Model {
         same!(state, one.state);
         same!(running, one.state.is_running());
         same!(paused, one.paused);
-        // The count begins anew at the end of an outage, with the attempt to build an instance, which is not an event, and at the
-        // moment when a long run is stable.
+        // The count begins anew at the end of an outage, with the attempt to build an instance, which is not an event,
+        // and at the moment when a long run is stable.
         if !one.may_be_building() && one.stable_at() != Some(now) && !one.api_came_back_at(now) {
             same!(failures, one.failures);
             same!(last_success, one.last_success.map(|at| wall + Duration::from_millis(at)));

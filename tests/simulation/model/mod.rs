@@ -1,8 +1,8 @@
 //! The model: what the trace may contain, derived from the contract alone (`docs/guarantees.md`).
 //!
-//! `one` models a single service. This file models what concerns several: dependencies, requests and their answers, and the
-//! stop of all services. The tricky part is that a request takes effect when it is made, so the model predicts each answer,
-//! and continues from its prediction.
+//! `one` models a single service. This file models what concerns several: dependencies, requests and their answers, and
+//! the stop of all services. The tricky part is that a request takes effect when it is made, so the model predicts each
+//! answer, and continues from its prediction.
 
 mod health;
 mod one;
@@ -183,8 +183,8 @@ impl Model {
         }
     }
 
-    /// A service without a stop request of its own is stopped because all are: then it stops after the services that depend
-    /// on it.
+    /// A service without a stop request of its own is stopped because all are: then it stops after the services that
+    /// depend on it.
     fn may_drain(&self, service: usize) -> Checked {
         if self.services[service].knows_why_it_stops() {
             return Ok(());

@@ -1,8 +1,9 @@
-//! The peer apalis-postgres, as its example `basic` sets it up: a hundred jobs a fetch, no lock of its own for each job.
+//! The peer apalis-postgres, as its example `basic` sets it up: a hundred jobs a fetch, no lock of its own for each
+//! job.
 //!
-//! A worker runs one job at a time, several workers share the queue; jobs that take their time are run by one worker, as many at
-//! the same time as there would be workers. The insert commits by itself; completions are written
-//! later, many together. A process killed in between does the insert again.
+//! A worker runs one job at a time, several workers share the queue; jobs that take their time are run by one worker,
+//! as many at the same time as there would be workers. The insert commits by itself; completions are written later,
+//! many together. A process killed in between does the insert again.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! `compare engines | peers | growth | slow | delays | latency | replicas`: runs the contenders in turn, a new database and process
-//! for each run, and prints a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how
-//! many rows.
+//! `compare engines | peers | growth | slow | delays | latency | replicas`: runs the contenders in turn, a new database
+//! and process for each run, and prints a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how
+//! many runs each has, of how many rows.
 
 #[allow(dead_code, reason = "tests stop and start it too")]
 #[path = "../../../../tests/support/postgres.rs"]

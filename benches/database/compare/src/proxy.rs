@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Listens on a free port, which it returns, until the process ends. A question and its answer take `round_trip` longer.
+/// Listens on a free port, which it returns, until the process ends. A question and its answer take `round_trip`
+/// longer.
 pub fn start(server: PathBuf, round_trip: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("its address").port();

@@ -1,8 +1,8 @@
-//! The peer graphile_worker, as its guide sets up a "throughput-oriented worker": a local queue of a hundred jobs, completions
-//! written together every 5 ms.
+//! The peer graphile_worker, as its guide sets up a "throughput-oriented worker": a local queue of a hundred jobs,
+//! completions written together every 5 ms.
 //!
-//! One worker with `concurrency` as many jobs at a time. The insert commits by itself; a process killed before the completion is
-//! written does it again.
+//! One worker with `concurrency` as many jobs at a time. The insert commits by itself; a process killed before the
+//! completion is written does it again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! What every contender shares: its arguments, the count of rows done, the clock and the processor's time.
 //!
-//! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works `ROWS` of
-//! them off, each with one insert into `effect`, and prints `rows seconds own-CPU-seconds server-CPU-seconds`.
+//! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works
+//! `ROWS` of them off, each with one insert into `effect`, and prints
+//! `rows seconds own-CPU-seconds server-CPU-seconds`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -55,8 +56,8 @@ impl Task {
     }
 }
 
-/// How far the workers are. The clock starts when the first rows are done: connecting, preparing and a first look at the
-/// tables are not measured.
+/// How far the workers are. The clock starts when the first rows are done: connecting, preparing and a first look at
+/// the tables are not measured.
 pub struct Progress {
     done: AtomicU64,
     wanted: u64,
@@ -150,8 +151,8 @@ impl Latencies {
         }
     }
 
-    /// Prints the latencies in milliseconds, each p50 and p99: from the commit to the run, from the commit to the code of the row,
-    /// and from sending the insert to the code of the row.
+    /// Prints the latencies in milliseconds, each p50 and p99: from the commit to the run, from the commit to the code
+    /// of the row, and from sending the insert to the code of the row.
     pub fn report(&self) {
         // The first rows open connections and prepare statements.
         let rows: Vec<Moments> = (11..self.0.len() as i64).map(|row| self.moments(row)).collect();

@@ -36,7 +36,8 @@ pub mod job {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Fills a new database with waiting rows, and brings it to the state that one has after a while: checked in and analysed.
+/// Fills a new database with waiting rows, and brings it to the state that one has after a while: checked in and
+/// analysed.
 pub async fn fill(task: &Task) -> DatabaseConnection {
     let db = database::connect(&task.url).await.expect("a database");
     database::migrate(&db).await.expect("the framework's tables");

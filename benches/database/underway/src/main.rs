@@ -1,4 +1,5 @@
-//! The peer underway, as it stands: it takes one job at a time, and the insert is in the transaction that completes the job.
+//! The peer underway, as it stands: it takes one job at a time, and the insert is in the transaction that completes the
+//! job.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A loop written with care: a span for each run, a panic that fails one run only, counts and durations that others can read, a pause,
-//! and waits after failures.
+//! A loop written with care: a span for each run, a panic that fails one run only, counts and durations that others can
+//! read, a pause, and waits after failures.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,8 @@
-//! `compare [ROW…]` calls all contenders and prints one table; with words, only the rows whose titles contain one of them.
+//! `compare [ROW…]` calls all contenders and prints one table; with words, only the rows whose titles contain one of
+//! them.
 //!
-//! Each figure comes from a process of its own. A figure is missing where a contender has no such interval, cannot make so many, or
-//! does not end within three minutes.
+//! Each figure comes from a process of its own. A figure is missing where a contender has no such interval, cannot make
+//! so many, or does not end within three minutes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

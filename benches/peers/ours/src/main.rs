@@ -5,7 +5,8 @@ use std::time::Duration;
 use service_core::prelude::*;
 use yardstick::Contender;
 
-/// As in a program, the interval is that of the attribute. Options that are set at a registration take memory for each service.
+/// As in a program, the interval is that of the attribute. Options that are set at a registration take memory for each
+/// service.
 macro_rules! ticking {
     ($($name:ident every $seconds:literal,)+) => {$(
         struct $name(usize);

@@ -1,4 +1,5 @@
-//! The peer tokio-cron-scheduler: one scheduler for all jobs. It looks twice a second for those that are due, by the wall clock.
+//! The peer tokio-cron-scheduler: one scheduler for all jobs. It looks twice a second for those that are due, by the
+//! wall clock.
 
 use std::time::Duration;
 

@@ -31,8 +31,8 @@ pub async fn print<C: Contender>(every: Duration, count: usize, time: Duration) 
     std::process::exit(0);
 }
 
-/// By how many seconds each run began after its point of the grid. A run that is late by more than half an interval counts for the next
-/// point. Where the grid is, shows the hundredth of the runs that began soonest.
+/// By how many seconds each run began after its point of the grid. A run that is late by more than half an interval
+/// counts for the next point. Where the grid is, shows the hundredth of the runs that began soonest.
 fn lateness(moments: &[Instant], every: Duration) -> Vec<f64> {
     let (first, every) = (moments[0], every.as_secs_f64());
     let distance = |moment: &Instant| {

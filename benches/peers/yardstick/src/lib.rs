@@ -3,12 +3,12 @@
 //! A contender is a program that calls [`main`]:
 //!
 //! - `contender memory COUNT` prints the heap of each loop that waits, in bytes.
-//! - `contender run COUNT RUNS` lets each loop run so many times, once a second, for callgrind to count, and prints how many runs there
-//!   were. With `RECORD=1` a subscriber records what they trace.
+//! - `contender run COUNT RUNS` lets each loop run so many times, once a second, for callgrind to count, and prints how
+//!   many runs there were. With `RECORD=1` a subscriber records what they trace.
 //! - `contender start COUNT` prints how long the start and the stop of so many take, in milliseconds.
 //! - `contender idle COUNT SECONDS` prints the processor time of so many that wait, in milliseconds a second.
-//! - `contender late EVERY_MS COUNT SECONDS` prints how late runs begin, the median and the 99th percentile in milliseconds, and how
-//!   many runs are lost, in percent.
+//! - `contender late EVERY_MS COUNT SECONDS` prints how late runs begin, the median and the 99th percentile in
+//!   milliseconds, and how many runs are lost, in percent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -21,7 +21,8 @@ mod memory;
 
 /// A way to call [`tick`] again and again.
 pub trait Contender: Sized {
-    /// Whether its time is that of tokio, which can be paused. Else it reads the wall clock, and its runs are whole seconds apart.
+    /// Whether its time is that of tokio, which can be paused. Else it reads the wall clock, and its runs are whole
+    /// seconds apart.
     const FOLLOWS_TOKIO: bool = true;
 
     /// Starts so many, which call `tick` with their index at this interval.

@@ -45,14 +45,17 @@ inventory::submit! {
 }
 
 impl RegistryBuilder {
-    /// Posts an alert as JSON to this URL when a service fails permanently, gives up a run or is unhealthy for a minute, when a
-    /// resource is down for 5 s, and when that is over. [`ServiceAlert`] lists the fields. Each call adds a receiver.
+    /// Posts an alert as JSON to this URL when a service fails permanently, gives up a run or is unhealthy for a
+    /// minute, when a resource is down for 5 s, and when that is over. [`ServiceAlert`] lists the fields. Each call
+    /// adds a receiver.
     ///
     /// - An alert about the same is not repeated before an hour has passed, unless it was over in between.
-    /// - The receiver answers with a status 2xx within 10 s. Else the alert is sent again, after 1 s, 2 s, 4 s and so on up to 60 s,
-    ///   with the same `id`, which is also in the header `Idempotency-Key`. An answer 4xx is final, except 408, 425 and 429.
+    /// - The receiver answers with a status 2xx within 10 s. Else the alert is sent again, after 1 s, 2 s, 4 s and so
+    ///   on up to 60 s, with the same `id`, which is also in the header `Idempotency-Key`. An answer 4xx is final,
+    ///   except 408, 425 and 429.
     /// - At most 256 alerts wait; then the oldest is dropped, with a warning.
-    /// - Services never wait for alerts: they are sent from a thread of their own. At the end of a shutdown they have 3 s.
+    /// - Services never wait for alerts: they are sent from a thread of their own. At the end of a shutdown they have 3
+    ///   s.
     ///
     /// `build` fails if the URL cannot be used. With `https` it fails too: a registry has no TLS client; use
     /// [`alert_with`](Self::alert_with) and the application's own client.
@@ -75,9 +78,9 @@ impl RegistryBuilder {
     /// Sends alerts with a closure: to a chat, by mail, or with a client that has TLS. The rules are those of
     /// [`alert_webhook`](Self::alert_webhook): an error or a panic is a reason to try again, [`Error::fatal`] is final.
     ///
-    /// The closure is called on a thread and a tokio runtime of their own, one alert after the other. It has 10 s. Its captures are
-    /// cloned for each alert. Code that blocks belongs in `tokio::task::spawn_blocking`: on the thread itself, it delays all other
-    /// alerts, and a shutdown waits 4 s for it.
+    /// The closure is called on a thread and a tokio runtime of their own, one alert after the other. It has 10 s. Its
+    /// captures are cloned for each alert. Code that blocks belongs in `tokio::task::spawn_blocking`: on the thread
+    /// itself, it delays all other alerts, and a shutdown waits 4 s for it.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
@@ -136,7 +139,8 @@ impl Alerts {
 }
 
 async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: Stop) {
-    // The queues end after the last look, not at the stop itself: an empty one would end before that look has added to it.
+    // The queues end after the last look, not at the stop itself: an empty one would end before that look has added to
+    // it.
     let (last, is_last) = watch::channel(false);
     let sending: Vec<_> = queues
         .iter()

@@ -1,6 +1,7 @@
 //! [`Queue`]: the alerts that wait for one receiver, and their delivery with retries.
 //!
-//! The tricky part is a receiver that does not answer for hours: the queue is bounded, and its oldest alert is dropped for a new one.
+//! The tricky part is a receiver that does not answer for hours: the queue is bounded, and its oldest alert is dropped
+//! for a new one.
 
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
@@ -73,7 +74,8 @@ impl Queue {
         }
     }
 
-    /// Drops the alerts that wait, because nothing delivers them any more: after a later start, they would be old. Returns how many.
+    /// Drops the alerts that wait, because nothing delivers them any more: after a later start, they would be old.
+    /// Returns how many.
     pub(crate) fn drop_rest(&self) -> usize {
         let left = std::mem::take(&mut *self.lock()).alerts.len();
         self.dropped.fetch_add(left as u64, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! [`Watch`]: looks at the services and decides what to alert about.
 //!
-//! It compares states, it does not follow events: so nothing is missed when thousands of events arrive in a second, and a run costs
-//! nothing for it. A service has at most one alert at a time, and the same alert is repeated after an hour only.
+//! It compares states, it does not follow events: so nothing is missed when thousands of events arrive in a second, and
+//! a run costs nothing for it. A service has at most one alert at a time, and the same alert is repeated after an hour
+//! only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +68,8 @@ impl Watch {
             alerts.extend(self.look_at(registry, service, now));
         }
         let unregistered = self.open.extract_if(.., |id, _| registry.inner.services.get(id).is_none());
-        // A receiver may wait for the end of each alert. At a shutdown, services that belong to others are unregistered.
+        // A receiver may wait for the end of each alert. At a shutdown, services that belong to others are
+        // unregistered.
         let over = unregistered.filter(|_| !is_closing(registry)).map(|(id, _)| {
             let summary = format!("service `{id}`: is not registered any more");
             ServiceAlert { service_id: Some(id.to_string()), ..alert(registry, AlertKind::Recovered, summary) }
@@ -174,7 +176,8 @@ impl View {
         }
     }
 
-    /// Whether a service without a reason for an alert has recovered: it has shown that it works, or it is not expected to work.
+    /// Whether a service without a reason for an alert has recovered: it has shown that it works, or it is not expected
+    /// to work.
     fn has_recovered(&self, success_before: Option<Instant>) -> bool {
         match self.state {
             ServiceState::Starting | ServiceState::BackingOff | ServiceState::Failed => false,

@@ -54,7 +54,8 @@ impl Webhook {
     /// Sends one alert.
     ///
     /// # Errors
-    /// The receiver does not answer; or it answers with another status than 2xx. If a retry cannot help, the error is fatal.
+    /// The receiver does not answer; or it answers with another status than 2xx. If a retry cannot help, the error is
+    /// fatal.
     pub(crate) async fn send(self, alert: ServiceAlert) -> Result<()> {
         let body = serde_json::to_vec(&alert).map_err(Error::fatal)?;
         let request = Request::builder()

@@ -1,8 +1,8 @@
-//! The pages of the dashboard. They are written on the server, and their forms work without JavaScript; with it, pages stay
-//! current by `/events`.
+//! The pages of the dashboard. They are written on the server, and their forms work without JavaScript; with it, pages
+//! stay current by `/events`.
 //!
-//! The tricky part is that the interface may be mounted anywhere. So links are relative to the page: each has the way to the
-//! root of the interface in front.
+//! The tricky part is that the interface may be mounted anywhere. So links are relative to the page: each has the way
+//! to the root of the interface in front.
 
 mod audit;
 mod forms;

@@ -62,7 +62,8 @@ pub(super) fn duration(milliseconds: f64) -> String {
     humanize::long(Duration::try_from_secs_f64(milliseconds / 1_000.0).unwrap_or_default())
 }
 
-/// The last runs as bars, the newest at the right. A bar is as high as its run was long; a failed run is a full bar with a gap.
+/// The last runs as bars, the newest at the right. A bar is as high as its run was long; a failed run is a full bar
+/// with a gap.
 pub(super) fn strip(runs: &[Run], state: ServiceState) -> Markup {
     let runs: Vec<&Run> = runs.iter().take(STRIP).collect();
     if runs.is_empty() {

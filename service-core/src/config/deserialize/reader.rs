@@ -265,8 +265,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The variants that the highest layer sets. Layers are merged key by key, but another variant in a later layer replaces the
-/// one below.
+/// The variants that the highest layer sets. Layers are merged key by key, but another variant in a later layer
+/// replaces the one below.
 fn of_highest_layer(table: &Table) -> impl Iterator<Item = (&String, &Node)> {
     fn order(node: &Node) -> u32 {
         match &node.value {

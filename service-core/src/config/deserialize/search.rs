@@ -5,9 +5,9 @@
 //! every value is first a probe: bytes that hardly any type accepts. The error names the first probe that was
 //! requested, and the expected type. The probe is replaced by the value in that type, and the next attempt finds the
 //! next one, until nothing is requested any more. If the variants of an enum request different types, each is tried. Of
-//! all readings that succeed, the best is the one that leaves the fewest values of the highest layer unread, then of the next
-//! one, and so on; then the one that keeps the types which text would have in the file (`12345` is a number); then the first
-//! variant.
+//! all readings that succeed, the best is the one that leaves the fewest values of the highest layer unread, then of
+//! the next one, and so on; then the one that keeps the types which text would have in the file (`12345` is a number);
+//! then the first variant.
 
 use std::collections::BTreeSet;
 
@@ -70,8 +70,8 @@ struct Reading {
     unread: BTreeSet<usize>,
 }
 
-/// The unread values, each by the order of its place, the highest first; and the number of texts that have another type than
-/// in the file.
+/// The unread values, each by the order of its place, the highest first; and the number of texts that have another type
+/// than in the file.
 type Cost = (Vec<u32>, usize);
 
 /// The error of the attempt that got furthest: with the most answers.
@@ -194,7 +194,8 @@ impl<'a> Search<'a> {
                     if is_perfect {
                         return true;
                     }
-                    // If another variant gets its values as well, those of this one are unread, but are no probes any more.
+                    // If another variant gets its values as well, those of this one are unread, but are no probes any
+                    // more.
                     record.requests.retain(|request| !progress.declined.contains(&request.probe));
                 }
                 Err(error) if self.rename_key(&error) => continue,
@@ -278,8 +279,8 @@ impl<'a> Search<'a> {
     }
 
     /// A reading with unread probes. A type may have accepted the bytes of a probe, so the probes are replaced by their
-    /// values, if the settings can be read then, too. A probe that only another variant of an enum reads stays: with its
-    /// value, that variant could be the first one that fits.
+    /// values, if the settings can be read then, too. A probe that only another variant of an enum reads stays: with
+    /// its value, that variant could be the first one that fits.
     fn reading(&mut self, value: Nth, cost: Cost, unread: BTreeSet<usize>) -> Reading {
         let settings = self.settings.clone();
         let mut others = unread.clone();
@@ -303,8 +304,8 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a later place than that of the value sets the tag of an enum that contains the value. The value then may
-    /// belong to the variant of the earlier place. If the enum is flattened into the settings, only their direct values count:
-    /// tables beside the tag are mostly those of other fields.
+    /// belong to the variant of the earlier place. If the enum is flattened into the settings, only their direct values
+    /// count: tables beside the tag are mostly those of other fields.
     fn is_of_lower_variant(&self, probe: usize) -> bool {
         let path = &self.probes[probe].path;
         let contains = |tag: &Path| {

@@ -1,8 +1,8 @@
 //! [`TableRows`]: applies rows of `service_config` and `service_override` to the services.
 //!
-//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect
-//! while this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a
-//! service.
+//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in
+//! effect while this process runs; if there is none, the value of the layer below applies. No row of these tables can
+//! fail a service.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, MutexGuard};
@@ -320,7 +320,8 @@ struct Checked {
     panicked: bool,
 }
 
-/// Resolves the configuration of a service with these rows, and checks it. Runs the user's code, which reads the settings.
+/// Resolves the configuration of a service with these rows, and checks it. Runs the user's code, which reads the
+/// settings.
 ///
 /// # Errors
 /// The rows cannot be used at all.
@@ -349,7 +350,8 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
     Ok(Checked { resolved, wrong, settings, panicked })
 }
 
-/// Returns the row that pauses the service, if one does. The later layer wins; if one layer has both spellings, `true` wins.
+/// Returns the row that pauses the service, if one does. The later layer wins; if one layer has both spellings, `true`
+/// wins.
 fn decisive<'a>(pauses: &[&'a TableRow]) -> Option<&'a TableRow> {
     let last = pauses.last().map(|row| (row.scope, row.layer));
     pauses.iter().copied().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true))

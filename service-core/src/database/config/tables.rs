@@ -1,8 +1,8 @@
-//! The tables that configure services from outside: `service_config`, which other programs write, and `service_override`, which
-//! operators write.
+//! The tables that configure services from outside: `service_config`, which other programs write, and
+//! `service_override`, which operators write.
 //!
-//! The tricky part is that rows may be written by hand. A row that cannot be parsed is returned as an error with its key, so
-//! that it can be reported while the service continues with the last good value.
+//! The tricky part is that rows may be written by hand. A row that cannot be parsed is returned as an error with its
+//! key, so that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
@@ -140,8 +140,8 @@ pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-/// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the error
-/// of its row.
+/// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the
+/// error of its row.
 ///
 /// # Errors
 /// Those of the database.
@@ -153,8 +153,8 @@ pub async fn read_overrides(
     Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
-/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the database's
-/// clock.
+/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the
+/// database's clock.
 ///
 /// # Errors
 /// Those of the database.
@@ -220,8 +220,8 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
     Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys.iter().copied()))
 }
 
-/// Removes the overrides that have expired at `now`, and returns those that could be parsed. Each is returned to one replica only. On PostgreSQL, one that
-/// a transaction has locked stays.
+/// Removes the overrides that have expired at `now`, and returns those that could be parsed. Each is returned to one
+/// replica only. On PostgreSQL, one that a transaction has locked stays.
 ///
 /// # Errors
 /// Those of the database.
@@ -232,8 +232,8 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
             Ok(found) => (&found.service_id, &found.key),
             Err(bad) => (&bad.service_id, &bad.key),
         };
-        // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write
-        // have times in other formats.
+        // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people
+        // write have times in other formats.
         let is_this = Condition::all()
             .add(Expr::col(column("service_id")).eq(service_id.as_str()))
             .add(Expr::col(column("key")).eq(of_key.as_str()))

@@ -1,8 +1,8 @@
 //! [`TableWatcher`]: polls the registry's database while the program runs. So changes of `service_config` and `service_override`
 //! apply within seconds, and an outage of the database is known.
 //!
-//! The tricky part is a pool whose connections are all in use: that is not an outage, and the registry's own queries do not wait for
-//! it.
+//! The tricky part is a pool whose connections are all in use: that is not an outage, and the registry's own queries do
+//! not wait for it.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -47,7 +47,8 @@ const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
-/// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a row.
+/// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a
+/// row.
 const SPARE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the removal of expired overrides may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
@@ -61,8 +62,8 @@ pub(crate) struct TableWatcher {
     pub(crate) rows: TableRows,
     /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
-    /// The connections beside the pool, if the pool has none in time. Several, because neither the renewal of leases nor a poll may
-    /// wait for work that waits for a row.
+    /// The connections beside the pool, if the pool has none in time. Several, because neither the renewal of leases
+    /// nor a poll may wait for work that waits for a row.
     for_polls: Spare,
     for_renewals: Spare,
     for_replicas: Spare,
@@ -190,8 +191,8 @@ impl TableWatcher {
         }
     }
 
-    /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if the registry can
-    /// open one of its own.
+    /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if
+    /// the registry can open one of its own.
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
@@ -205,9 +206,9 @@ impl TableWatcher {
         }
     }
 
-    /// As [`with_db`](Self::with_db), for work that must not wait for services, nor for other work of the registry: the pool has no
-    /// more than two thirds of `limit`, and no more than one third if it is exhausted. A pool that the application has opened gets a
-    /// connection beside it, too.
+    /// As [`with_db`](Self::with_db), for work that must not wait for services, nor for other work of the registry: the
+    /// pool has no more than two thirds of `limit`, and no more than one third if it is exhausted. A pool that the
+    /// application has opened gets a connection beside it, too.
     ///
     /// # Errors
     /// As for [`with_db`](Self::with_db).
@@ -242,8 +243,8 @@ impl TableWatcher {
         }
     }
 
-    /// Runs `work` on the services' pool. `None`: the pool has no connection within `wait`, or the work takes longer than `limit`. A
-    /// slow network is no exhausted pool: the work has more time than the wait for a connection.
+    /// Runs `work` on the services' pool. `None`: the pool has no connection within `wait`, or the work takes longer
+    /// than `limit`. A slow network is no exhausted pool: the work has more time than the wait for a connection.
     async fn on_pool<T, F>(
         &self,
         wait: Duration,
@@ -264,8 +265,8 @@ impl TableWatcher {
         }
     }
 
-    /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it cannot be
-    /// opened, so there this is not an outage if the registry only has the services' pool.
+    /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it
+    /// cannot be opened, so there this is not an outage if the registry only has the services' pool.
     fn is_pool_exhausted(&self, error: &Error) -> bool {
         let no_connection = ErrorKind::in_chain(error) == Some(ErrorKind::PoolTimeout);
         self.shares_sqlite() && (no_connection || error.find::<NoAnswer>().is_some())
@@ -292,7 +293,8 @@ impl TableWatcher {
         Ok(())
     }
 
-    /// Polls periodically until the registry is dropped or the runtime shuts down. Does nothing if a task polls already.
+    /// Polls periodically until the registry is dropped or the runtime shuts down. Does nothing if a task polls
+    /// already.
     pub(crate) fn keep_watching(self: &Arc<Self>, services: &Arc<Services>, runtime: &Handle) {
         let (services, watcher) = (Arc::downgrade(services), self.clone());
         self.watching.start(runtime, || async move {
@@ -307,8 +309,8 @@ impl TableWatcher {
         });
     }
 
-    /// Polls before one service starts, so that the tables apply from its first instance on. Does nothing if the database is
-    /// known to be down. Concurrent callers share one poll.
+    /// Polls before one service starts, so that the tables apply from its first instance on. Does nothing if the
+    /// database is known to be down. Concurrent callers share one poll.
     pub(crate) async fn poll_if_up(&self, services: &Services) {
         if self.availability.is_down() {
             return;
@@ -320,13 +322,14 @@ impl TableWatcher {
         }
     }
 
-    /// Reads the tables and applies what has changed. Reports once that the database is down, and once that it is up again.
+    /// Reads the tables and applies what has changed. Reports once that the database is down, and once that it is up
+    /// again.
     pub(crate) async fn poll(&self, services: &Services) -> Option<Error> {
         self.poll_within(services, self.poll_timeout()).await
     }
 
-    /// What is done again and again: reads the tables, and records the fires that services skip. Returns whether the database
-    /// answers.
+    /// What is done again and again: reads the tables, and records the fires that services skip. Returns whether the
+    /// database answers.
     pub(crate) async fn poll_regularly(&self, services: &Services) -> bool {
         let answers = self.poll(services).await.is_none() && !self.availability.is_down();
         if !answers {
@@ -463,8 +466,8 @@ impl TableWatcher {
         }
     }
 
-    /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of others, and an
-    /// error leaves them to the next poll.
+    /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of
+    /// others, and an error leaves them to the next poll.
     async fn remove_expired(&self) {
         let Some(now) = self.state().expired_by.take() else { return };
         let removed = self.with_spare(&self.for_polls, |db| async move { expire_overrides(&db, now).await });

@@ -1,11 +1,11 @@
 //! [`Listener`]: receives notifications through PostgreSQL, on a connection of its own.
 //!
-//! The connection exists while a service that runs listens to a topic. It is not one of the services' pool, so it is never the one that
-//! services wait for.
+//! The connection exists while a service that runs listens to a topic. It is not one of the services' pool, so it is
+//! never the one that services wait for.
 //!
-//! The tricky part is what gets lost. Notifications that are sent while the connection is down do not arrive later, so after each
-//! reconnect every topic counts as notified. A pooler in transaction mode accepts `LISTEN` and delivers nothing: only a notification
-//! to itself, sent through the pool, shows that.
+//! The tricky part is what gets lost. Notifications that are sent while the connection is down do not arrive later, so
+//! after each reconnect every topic counts as notified. A pooler in transaction mode accepts `LISTEN` and delivers
+//! nothing: only a notification to itself, sent through the pool, shows that.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -104,15 +104,16 @@ impl Listener {
         Some(Self { direct, task: SingleTask::default(), shared: Arc::new(shared) })
     }
 
-    /// Listens until the registry is dropped, while a service that runs has topics. Called for each start; one task listens.
+    /// Listens until the registry is dropped, while a service that runs has topics. Called for each start; one task
+    /// listens.
     pub(crate) fn keep_listening(&self, services: &Arc<Services>, runtime: &Handle) {
         self.shared.started.notify_one();
         let (shared, direct, services) = (self.shared.clone(), self.direct.clone(), Arc::downgrade(services));
         self.task.start(runtime, || async move { shared.listen_always(direct, services).await });
     }
 
-    /// Waits until the listener is connected, for a limited time, if a service has topics and no problem is known. Called before
-    /// services start.
+    /// Waits until the listener is connected, for a limited time, if a service has topics and no problem is known.
+    /// Called before services start.
     pub(crate) async fn until_listening(&self, services: &Services) {
         if self.shared.watcher.availability.is_down()
             || self.shared.reported.load(Ordering::SeqCst)

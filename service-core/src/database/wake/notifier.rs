@@ -1,7 +1,8 @@
 //! [`Notifier`]: delivers notifications to the services of this registry and, through PostgreSQL, to those of other replicas.
 //!
-//! The tricky part is that PostgreSQL also sends a notification back to the replica from which it comes. The services there have been
-//! woken already, and a second time would be a run without work. So the payload names the replica, which ignores its own.
+//! The tricky part is that PostgreSQL also sends a notification back to the replica from which it comes. The services
+//! there have been woken already, and a second time would be a run without work. So the payload names the replica,
+//! which ignores its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -86,7 +87,8 @@ impl Notifier {
         }
     }
 
-    /// The topics of the services that have claimed rows of this table, and of those that stand by: their claims are made elsewhere.
+    /// The topics of the services that have claimed rows of this table, and of those that stand by: their claims are
+    /// made elsewhere.
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
         let workers: Vec<_> = self.workers.lock().get(table).into_iter().flatten().cloned().collect();

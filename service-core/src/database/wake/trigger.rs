@@ -17,11 +17,12 @@ const ADVISORY_LOCK: i64 = 0x7376_632d_7761_6b65;
 /// Returns the SQL of the triggers that notify `topic` when rows of `E` wait for work, for a migration on PostgreSQL.
 /// [`create_wake_trigger`] runs the SQL. Running it again changes nothing.
 ///
-/// One trigger is called once for each `INSERT` statement, whatever program executes it. Another is called for rows whose status
-/// changes to `pending`, such as failed rows that are tried again. Both notify with the commit of their transaction.
+/// One trigger is called once for each `INSERT` statement, whatever program executes it. Another is called for rows
+/// whose status changes to `pending`, such as failed rows that are tried again. Both notify with the commit of their
+/// transaction.
 ///
-/// The function `service_wake`, which the triggers call, is created if it is missing: in the schema of the table if the entity names
-/// one, else in the current schema.
+/// The function `service_wake`, which the triggers call, is created if it is missing: in the schema of the table if the
+/// entity names one, else in the current schema.
 ///
 /// # Errors
 /// No service can have this topic: topics are 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`.
@@ -65,15 +66,15 @@ pub fn wake_trigger_sql<E: WorkItem>(topic: &str) -> Result<String> {
     ))
 }
 
-/// Creates the triggers of [`wake_trigger_sql`] if they are missing: rows that any program inserts wake the services that have `topic`
-/// in `wake_on`. Many processes may call it at once.
+/// Creates the triggers of [`wake_trigger_sql`] if they are missing: rows that any program inserts wake the services
+/// that have `topic` in `wake_on`. Many processes may call it at once.
 ///
-/// Creating a trigger waits until no transaction has written to the table, and other writers wait for it. If the triggers exist, the
-/// table is not locked.
+/// Creating a trigger waits until no transaction has written to the table, and other writers wait for it. If the
+/// triggers exist, the table is not locked.
 ///
 /// # Errors
-/// The database is not PostgreSQL, or `topic` is not a name. Those of the database: the table, or the right to create a trigger, is
-/// missing.
+/// The database is not PostgreSQL, or `topic` is not a name. Those of the database: the table, or the right to create a
+/// trigger, is missing.
 ///
 /// ```
 /// # mod order {

@@ -1,8 +1,8 @@
 //! [`Batch`]: processing claimed rows.
 //!
-//! A batch of `claim` is one transaction: an item's writes have a savepoint, failures are written at once, and all rows that
-//! succeeded become `completed` in one statement at the end (`together.rs`). A batch of `claim_each` holds a lease instead,
-//! and each item has a transaction of its own (`leased.rs`).
+//! A batch of `claim` is one transaction: an item's writes have a savepoint, failures are written at once, and all rows
+//! that succeeded become `completed` in one statement at the end (`together.rs`). A batch of `claim_each` holds a lease
+//! instead, and each item has a transaction of its own (`leased.rs`).
 
 use std::future::Future;
 use std::ops::Deref;
@@ -26,9 +26,9 @@ use crate::service::outcome::Outcome;
 
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
-/// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an attempt
-/// (or becomes `failed`), and the next run claims the others again. If all items of a batch of `claim` were settled, and the run
-/// succeeds without `commit`, a warning says so.
+/// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an
+/// attempt (or becomes `failed`), and the next run claims the others again. If all items of a batch of `claim` were
+/// settled, and the run succeeds without `commit`, a warning says so.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
     /// The item that was lent last. Dropped before the settler.
@@ -132,12 +132,12 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
 
     /// Reports the item's result: `()`, or any `Result`.
     ///
-    /// `Ok`: the row becomes `completed`, in one commit with the item's writes. `Err`: the writes are undone; while attempts
-    /// are left, the row is `pending` again, after a wait, else it becomes `failed`. The message is the error with all its
-    /// causes.
+    /// `Ok`: the row becomes `completed`, in one commit with the item's writes. `Err`: the writes are undone; while
+    /// attempts are left, the row is `pending` again, after a wait, else it becomes `failed`. The message is the error
+    /// with all its causes.
     ///
-    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own, such
-    /// as a deadlock or a read-only server, costs no attempt.
+    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own,
+    /// such as a deadlock or a read-only server, costs no attempt.
     ///
     /// # Errors
     /// Only errors of the database: return them with `?`. A failed item is not an error of the batch.
@@ -201,8 +201,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         tx.unwrap_or_else(|| self.settler.lazy_tx())
     }
 
-    /// Lends the next item; `None` if all have been lent, or the table refuses to complete rows. An earlier item that was not settled
-    /// has failed.
+    /// Lends the next item; `None` if all have been lent, or the table refuses to complete rows. An earlier item that
+    /// was not settled has failed.
     ///
     /// # Errors
     /// Those of the database: return them with `?`.
@@ -238,14 +238,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.unlent.rows.len()
     }
 
-    /// Commits the batch. The outcome counts the items that completed and those that failed, also if these will be retried.
-    /// It is [`again`](Outcome::again) if more rows are due, or if items were not lent.
+    /// Commits the batch. The outcome counts the items that completed and those that failed, also if these will be
+    /// retried. It is [`again`](Outcome::again) if more rows are due, or if items were not lent.
     ///
     /// Once the commit has begun, it continues even if this future is dropped.
     ///
     /// # Errors
-    /// The database refused the commit. Then nothing of a `claim` was written; the next runs claim the same rows one by one,
-    /// so that only the row that is the cause loses an attempt.
+    /// The database refused the commit. Then nothing of a `claim` was written; the next runs claim the same rows one by
+    /// one, so that only the row that is the cause loses an attempt.
     pub async fn commit(mut self) -> Result<Outcome> {
         self.awaits_commit = false;
         self.fail_unsettled().await?;
@@ -299,7 +299,8 @@ impl<E: WorkItem> Batch<E> {
     /// Takes the claimed rows. The last of them, `suspects` in number, are suspect.
     ///
     /// # Errors
-    /// No row can be read, a column has another type than in the entity, or a key does not find its row. The rows stay as they are.
+    /// No row can be read, a column has another type than in the entity, or a key does not find its row. The rows stay
+    /// as they are.
     pub(crate) async fn take(
         &mut self,
         rows: Vec<QueryResult>,
@@ -351,8 +352,8 @@ impl<E: WorkItem> Batch<E> {
         why
     }
 
-    /// Writes `failed` for a row that cannot be read although others can. If a column of the framework has no value, leaves the row
-    /// out.
+    /// Writes `failed` for a row that cannot be read although others can. If a column of the framework has no value,
+    /// leaves the row out.
     async fn set_unreadable(&mut self, tx: &Transaction, row: &QueryResult, error: &DbErr) -> Result<()> {
         let Settler { service_db, table, lease, .. } = &self.settler;
         let (name, service_id) = (&table.name, &*service_db.service_id);

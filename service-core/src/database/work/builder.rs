@@ -1,7 +1,7 @@
 //! [`Claim`] and [`ClaimEach`]: builders of a claim.
 //!
-//! The tricky part is the compiler's error messages: only the functions that create a claim require a [`WorkItem`]. If the
-//! types required it as well, an entity without it would cause three errors.
+//! The tricky part is the compiler's error messages: only the functions that create a claim require a [`WorkItem`]. If
+//! the types required it as well, an entity without it would cause three errors.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -39,16 +39,17 @@ impl ServiceDb {
 
 /// A claim of pending rows that commit together. Call [`for_each`](Self::for_each), or `.await` it for the [`Batch`].
 ///
-/// On PostgreSQL the rows are locked with `FOR UPDATE SKIP LOCKED`. On SQLite the batch holds the write lock until it is
-/// committed or dropped, so write through `item.tx()` only.
+/// On PostgreSQL the rows are locked with `FOR UPDATE SKIP LOCKED`. On SQLite the batch holds the write lock until it
+/// is committed or dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct Claim<E: EntityTrait>(Builder<E>);
 
 /// A claim of pending rows that commit one by one. Call [`for_each`](Self::for_each), or `.await` it for the [`Batch`].
 ///
-/// The claims are rows of `service_claim` with an owner and an expiry, and are renewed while the batch exists. The claims of a
-/// process that was killed expire after the [`lease`](Self::lease), and at most its item in flight is repeated.
+/// The claims are rows of `service_claim` with an owner and an expiry, and are renewed while the batch exists. The
+/// claims of a process that was killed expire after the [`lease`](Self::lease), and at most its item in flight is
+/// repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct ClaimEach<E: EntityTrait>(Builder<E>);
@@ -105,8 +106,8 @@ macro_rules! builder {
             Self(self.0.with(|request| request.filter = request.filter.clone().add(condition)))
         }
 
-        /// Claims rows in this order, instead of half new and half retried rows. Called again, this orders equal rows; the key
-        /// decides last. Rows that are last in this order can starve.
+        /// Claims rows in this order, instead of half new and half retried rows. Called again, this orders equal rows;
+        /// the key decides last. Rows that are last in this order can starve.
         pub fn order_by(self, column: E::Column, order: Order) -> Self {
             Self(self.0.with(|request| request.order.push((column, order))))
         }
@@ -167,26 +168,26 @@ impl<E: EntityTrait> ClaimEach<E> {
 
     builder!();
 
-    /// Sets how long claims stay valid without being renewed, such as those of a process that was killed. Default: 60 s, at
-    /// least 100 ms. A batch renews its claims at a third of this time.
+    /// Sets how long claims stay valid without being renewed, such as those of a process that was killed. Default: 60
+    /// s, at least 100 ms. A batch renews its claims at a third of this time.
     pub fn lease(self, length: Duration) -> Self {
         Self(self.0.with(|request| request.lease = length.max(Duration::from_millis(100))))
     }
 
     /// Sets how many items [`for_each`](Self::for_each) processes at the same time, on one task. Default: 1.
     ///
-    /// Each item may hold a connection of the pool. A number above the pool's size less two is reduced, with a warning. On SQLite
-    /// one item at a time can have an open transaction: the others wait at their first statement through `item.tx()` until it
-    /// is settled.
+    /// Each item may hold a connection of the pool. A number above the pool's size less two is reduced, with a warning.
+    /// On SQLite one item at a time can have an open transaction: the others wait at their first statement through
+    /// `item.tx()` until it is settled.
     pub fn concurrency(self, items: usize) -> Self {
         Self(self.0.with(|request| request.concurrency = items.max(1)))
     }
 
-    /// Sets how long the code of [`for_each`](Self::for_each) may take for an item. After that the item has failed, and its
-    /// code is cancelled. Default: no limit.
+    /// Sets how long the code of [`for_each`](Self::for_each) may take for an item. After that the item has failed, and
+    /// its code is cancelled. Default: no limit.
     ///
-    /// On PostgreSQL a statement through `item.tx()` is cancelled, too: `statement_timeout` is set to the time that is left
-    /// when the transaction begins, unless a shorter one applies.
+    /// On PostgreSQL a statement through `item.tx()` is cancelled, too: `statement_timeout` is set to the time that is
+    /// left when the transaction begins, unless a shorter one applies.
     pub fn item_timeout(self, limit: Duration) -> Self {
         Self(self.0.with(|request| request.item_timeout = Some(limit)))
     }

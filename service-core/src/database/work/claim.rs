@@ -161,8 +161,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(batch)
     }
 
-    /// Reads at most `limit` due rows whose key can be read, and leaves out the others, so that these take no places of a claim. An
-    /// error that does not depend on the value is left to the caller.
+    /// Reads at most `limit` due rows whose key can be read, and leaves out the others, so that these take no places of
+    /// a claim. An error that does not depend on the value is left to the caller.
     ///
     /// # Errors
     /// More than 200 due rows have such a key: all of them would be read, and on PostgreSQL locked, by each claim.
@@ -224,8 +224,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
     }
 
-    /// Returns further rows of the table if no claimed row can be read. If these can be read, the claimed rows are wrong;
-    /// otherwise the entity is. Rows that are not pending show this only for a row that is the only one.
+    /// Returns further rows of the table if no claimed row can be read. If these can be read, the claimed rows are
+    /// wrong; otherwise the entity is. Rows that are not pending show this only for a row that is the only one.
     async fn evidence(
         &self,
         tx: &impl ConnectionTrait,
@@ -322,8 +322,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(batch)
     }
 
-    /// Reduces the requested concurrency to what the pool can serve, because each item may hold a connection. Two connections
-    /// are left for the registry, the renewal of claims and other services.
+    /// Reduces the requested concurrency to what the pool can serve, because each item may hold a connection. Two
+    /// connections are left for the registry, the renewal of claims and other services.
     fn possible_concurrency(&self, table: &TableSql) -> usize {
         let Some(connections) = pool_size(self.service_db.db()) else { return self.concurrency };
         let possible = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(2).max(1);

@@ -1,10 +1,10 @@
 //! [`Completions`]: completes the items of a leased batch that have no writes of their own, several with one statement.
 //!
-//! While a statement is in flight, further items collect, and the next statement completes all of them. So the first item never
-//! waits for others, and the busier the batch is, the fewer commits it makes.
+//! While a statement is in flight, further items collect, and the next statement completes all of them. So the first
+//! item never waits for others, and the busier the batch is, the fewer commits it makes.
 //!
-//! Such a statement skips what it cannot complete at once, as described at `complete_claimed`, and fails as a whole if the table
-//! refuses one of the rows. The items that are left are then completed one by one, as all others are.
+//! Such a statement skips what it cannot complete at once, as described at `complete_claimed`, and fails as a whole if
+//! the table refuses one of the rows. The items that are left are then completed one by one, as all others are.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -53,8 +53,8 @@ impl<'a, E: EntityTrait> Completions<'a, E> {
         self.waiting.len() + self.sent.as_ref().map_or(0, |sent| sent.items.len()) + self.left.len()
     }
 
-    /// Reads the answer of the statement in flight, if there is one, and sends the next statement: also after an error, because the
-    /// items that wait have ended.
+    /// Reads the answer of the statement in flight, if there is one, and sends the next statement: also after an error,
+    /// because the items that wait have ended.
     ///
     /// # Errors
     /// The database may be down.

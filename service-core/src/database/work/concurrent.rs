@@ -1,8 +1,8 @@
 //! Processes several items of a leased batch at the same time, on the task of their run.
 //!
-//! The tricky part is fairness. An item that is busy exhausts tokio's cooperative budget, and then no timer of another item
-//! fires. So the items take turns in a queue, and a turn ends when the budget is exhausted; the next one begins with the items
-//! that were not polled.
+//! The tricky part is fairness. An item that is busy exhausts tokio's cooperative budget, and then no timer of another
+//! item fires. So the items take turns in a queue, and a turn ends when the budget is exhausted; the next one begins
+//! with the items that were not polled.
 //!
 //! An item without writes of its own hands its completion over (`completions.rs`), so the next one begins at once.
 
@@ -78,8 +78,8 @@ enum Ended<'a, E: EntityTrait> {
 }
 
 impl<'a, E: EntityTrait, Process: Future<Output = Result<Ended<'a, E>>>> Items<'a, E, Process> {
-    /// Polls each item in flight once. An item that begins now is polled at once, because nothing else would wake this task for
-    /// it.
+    /// Polls each item in flight once. An item that begins now is polled at once, because nothing else would wake this
+    /// task for it.
     fn poll(&mut self, task: &mut Task<'_>, start: impl Fn(Next<'a, E>) -> Pin<Box<Process>>) -> Poll<()> {
         let mut turns = self.in_flight.len();
         loop {
@@ -104,8 +104,8 @@ impl<'a, E: EntityTrait, Process: Future<Output = Result<Ended<'a, E>>>> Items<'
         if self.in_flight.is_empty() && self.completions.len() == 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Polls an item. Returns whether the budget is exhausted. Then this task is polled again, because the rest of the queue has
-    /// registered no waker for what it waits for now.
+    /// Polls an item. Returns whether the budget is exhausted. Then this task is polled again, because the rest of the
+    /// queue has registered no waker for what it waits for now.
     fn take_turn(&mut self, mut item: Pin<Box<Process>>, task: &mut Task<'_>) -> bool {
         match item.as_mut().poll(task) {
             Poll::Pending => self.in_flight.push_back(item),
@@ -141,8 +141,8 @@ impl<'a, E: EntityTrait, Process: Future<Output = Result<Ended<'a, E>>>> Items<'
             return None;
         }
         let Settler { concurrency, most_unwritten, .. } = *self.settler;
-        // A suspect row is processed alone, so that it is known to be the cause if the process dies again. Such rows are the
-        // last ones.
+        // A suspect row is processed alone, so that it is known to be the cause if the process dies again. Such rows
+        // are the last ones.
         let is_free = match self.unlent.first() {
             Some(row) if !row.is_suspect => running < concurrency && running + unwritten < concurrency + most_unwritten,
             _ => running + unwritten == 0,

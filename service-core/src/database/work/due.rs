@@ -1,11 +1,12 @@
 //! [`DueRows`]: which rows a claim gets, and in which order.
 //!
-//! Half of a batch are rows without a time, by key, and half are rows whose time has come, by time; unused places go to the
-//! other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second attempt. Each
-//! kind is a query of its own, because a single query for both would read every row that is not due yet.
+//! Half of a batch are rows without a time, by key, and half are rows whose time has come, by time; unused places go to
+//! the other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second
+//! attempt. Each kind is a query of its own, because a single query for both would read every row that is not due yet.
 //!
-//! The tricky part is SQLite, which keeps times as text, or as seconds if another program writes them. They are compared as
-//! instants, by `julianday`, which reads every offset and format that drivers write; the claim index has the same expression.
+//! The tricky part is SQLite, which keeps times as text, or as seconds if another program writes them. They are
+//! compared as instants, by `julianday`, which reads every offset and format that drivers write; the claim index has
+//! the same expression.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
@@ -25,12 +26,12 @@ use crate::database::work::work_item::{TimeValue, WorkItem};
 /// Julian day 0 in milliseconds before 1970, as SQLite counts.
 const JULIAN_EPOCH_MS: i64 = 210_866_760_000_000;
 const MS_A_DAY: f64 = 86_400_000.0;
-/// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970, and a text
-/// with small letters.
+/// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970,
+/// and a text with small letters.
 const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
 
-/// The column of a due row that says whether the table has triggers, on SQLite. PostgreSQL, which plans each claim anew, returns this
-/// when rows are completed.
+/// The column of a due row that says whether the table has triggers, on SQLite. PostgreSQL, which plans each claim
+/// anew, returns this when rows are completed.
 const TRIGGERS: &str = "service_triggers";
 /// The column of a due row with its kind: its place in [`DueRows::kinds`].
 const KIND: &str = "service_kind";
@@ -147,8 +148,8 @@ impl<E: WorkItem> DueRows<E> {
         E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
     }
 
-    /// The query for the keys of both kinds, in turns, joined with their rows. A direct query for a few whole rows would
-    /// make SQLite read and sort the table instead of using the index.
+    /// The query for the keys of both kinds, in turns, joined with their rows. A direct query for a few whole rows
+    /// would make SQLite read and sort the table instead of using the index.
     fn sqlite(&self, now: DateTime<Utc>, limit: u64) -> Statement {
         let names = || E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str()));
         let key = names().collect::<Vec<_>>().join(", ");

@@ -18,14 +18,14 @@ impl<E: EntityTrait<Model: Sync>> Claim<E> {
     ///
     /// The closure returns `()` or a `Result`. With `Ok` its row becomes `completed`; with `Err` its writes through
     /// [`item.tx()`](Item::tx) are undone, and the row is `pending` again, later, or `failed`, as described at
-    /// [`settle`](crate::database::BatchItem::settle). A panic is an error of its item, not of the run; it is logged with file
-    /// and line.
+    /// [`settle`](crate::database::BatchItem::settle). A panic is an error of its item, not of the run; it is logged
+    /// with file and line.
     ///
-    /// The closure may borrow `&self`. It cannot change what it captures: use [`for_each_with`](Self::for_each_with) for that.
-    /// If it uses `?`, it needs a return type.
+    /// The closure may borrow `&self`. It cannot change what it captures: use [`for_each_with`](Self::for_each_with)
+    /// for that. If it uses `?`, it needs a return type.
     ///
-    /// The outcome counts the items that completed and those that failed, and is [`again`](Outcome::again) if more rows are
-    /// due. When the run has to end, because the service is stopped, no further item is lent: those before it are
+    /// The outcome counts the items that completed and those that failed, and is [`again`](Outcome::again) if more rows
+    /// are due. When the run has to end, because the service is stopped, no further item is lent: those before it are
     /// committed, and the outcome is `again`.
     ///
     /// If the future is dropped, nothing is committed, the item in flight loses an attempt, and the others do not.
@@ -65,8 +65,8 @@ impl<E: EntityTrait<Model: Sync>> Claim<E> {
         in_sequence(batch, context, code)
     }
 
-    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, with a value that the closure may change: a
-    /// count, or the service itself.
+    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, with a value that the closure may
+    /// change: a count, or the service itself.
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each).
@@ -119,18 +119,19 @@ impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
     /// Calls a closure for each claimed row, as [`Claim::for_each`] does, but each row commits by itself, and
     /// [`concurrency`](Self::concurrency) sets how many are in flight at the same time. All of them run on one task.
     ///
-    /// An item that has used [`item.tx()`](Item::tx) is completed before its place is free. On PostgreSQL, the status of an item
-    /// that has not used it may be written while the next item runs, together with that of others. At most as many items as
-    /// `concurrency` wait for that. Until then they are in flight, too.
+    /// An item that has used [`item.tx()`](Item::tx) is completed before its place is free. On PostgreSQL, the status
+    /// of an item that has not used it may be written while the next item runs, together with that of others. At most
+    /// as many items as `concurrency` wait for that. Until then they are in flight, too.
     ///
-    /// A panic and the end of the [`item_timeout`](Self::item_timeout) are errors of their item; the others continue. After an
-    /// error of the database no further item is lent, and the items in flight end before the error is returned.
+    /// A panic and the end of the [`item_timeout`](Self::item_timeout) are errors of their item; the others continue.
+    /// After an error of the database no further item is lent, and the items in flight end before the error is
+    /// returned.
     ///
-    /// When the run has to end, because the service is stopped, no further item is lent. The items in flight may end, within
-    /// `drain_timeout`; the claims of the other rows are released, and the outcome is [`again`](Outcome::again).
+    /// When the run has to end, because the service is stopped, no further item is lent. The items in flight may end,
+    /// within `drain_timeout`; the claims of the other rows are released, and the outcome is [`again`](Outcome::again).
     ///
-    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt, except
-    /// those whose status is being written, and no others do.
+    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt,
+    /// except those whose status is being written, and no others do.
     ///
     /// # Errors
     /// Those of the database, as of [`Batch::next`] and [`Batch::commit`]. A failed item is not an error of the batch.
@@ -169,8 +170,8 @@ impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
         concurrently(batch, context, code)
     }
 
-    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, one at a time, with a value that the closure
-    /// may change.
+    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, one at a time, with a value that the
+    /// closure may change.
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each). With a [`concurrency`](Self::concurrency) above 1 the error is fatal.

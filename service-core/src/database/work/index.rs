@@ -14,11 +14,11 @@ use crate::database::work::sql_text::{identifier, qualified, quoted, schema_pref
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
-/// Returns the SQL of the index that claims of `E` need, for a migration. The index contains the pending rows only, in the
-/// order in which they are claimed, so completed rows do not make it larger. [`create_claim_index`] runs the SQL.
+/// Returns the SQL of the index that claims of `E` need, for a migration. The index contains the pending rows only, in
+/// the order in which they are claimed, so completed rows do not make it larger. [`create_claim_index`] runs the SQL.
 ///
-/// On SQLite, times that are stored as text are indexed as instants. A claim with `order_by` or `filter` may need another
-/// index.
+/// On SQLite, times that are stored as text are indexed as instants. A claim with `order_by` or `filter` may need
+/// another index.
 pub fn claim_index<E: WorkItem>(backend: DbBackend) -> String {
     let (work, entity) = (E::__work(), E::default());
     let mut columns = Vec::new();
@@ -60,16 +60,16 @@ pub(crate) fn claim_index_name<E: WorkItem>() -> String {
     identifier(&format!("{table}_claim_idx"), table)
 }
 
-/// Creates the index of [`claim_index`] if it is missing. An invalid index of this name, as PostgreSQL leaves it after `CREATE INDEX
-/// CONCURRENTLY` has failed, is replaced; on SQLite also one that an earlier version created for times as texts. Many processes may
-/// call it at once.
+/// Creates the index of [`claim_index`] if it is missing. An invalid index of this name, as PostgreSQL leaves it after
+/// `CREATE INDEX CONCURRENTLY` has failed, is replaced; on SQLite also one that an earlier version created for times as
+/// texts. Many processes may call it at once.
 ///
-/// Writers of the table wait while PostgreSQL creates the index, readers do not. If another session builds the index at this moment, a
-/// warning says so, and nothing is changed: claims work without the index, only slower.
+/// Writers of the table wait while PostgreSQL creates the index, readers do not. If another session builds the index at
+/// this moment, a warning says so, and nothing is changed: claims work without the index, only slower.
 ///
 /// # Errors
-/// Another index has this name, and does not serve the claims. A transaction that uses the table keeps an invalid index from being
-/// dropped for 2 s. Or those of the database: the table, or the right to create an index, is missing.
+/// Another index has this name, and does not serve the claims. A transaction that uses the table keeps an invalid index
+/// from being dropped for 2 s. Or those of the database: the table, or the right to create an index, is missing.
 pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
     let is_postgres = db.get_database_backend() == DbBackend::Postgres;
     loop {
@@ -126,8 +126,9 @@ async fn next_step<E: WorkItem>(db: &impl ConnectionTrait) -> Result<Step> {
     }
 }
 
-/// Takes the lock under which PostgreSQL changes the indices of a table, so that one process at a time does so. Readers and writers do
-/// not wait for it. `CREATE INDEX CONCURRENTLY` holds it until its index is valid: `false` if the lock for a drop is not free.
+/// Takes the lock under which PostgreSQL changes the indices of a table, so that one process at a time does so. Readers
+/// and writers do not wait for it. `CREATE INDEX CONCURRENTLY` holds it until its index is valid: `false` if the lock
+/// for a drop is not free.
 async fn lock_indices<E: WorkItem>(tx: &Transaction, step: Step) -> Result<bool> {
     let limit = if step == Step::Drop { LOCK_LIMIT } else { "" };
     let lock = format!("{limit}LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", qualified(&E::default()));
@@ -184,11 +185,12 @@ pub(crate) fn names(definition: &str, name: &str) -> bool {
         || definition.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }
 
-/// The definition of the index that exists, and whether it is valid. The index of a partitioned table counts as valid: an operator may
-/// have created it `ON ONLY` the table, to build it for one partition after the other.
+/// The definition of the index that exists, and whether it is valid. The index of a partitioned table counts as valid:
+/// an operator may have created it `ON ONLY` the table, to build it for one partition after the other.
 async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> std::result::Result<Option<(String, bool)>, DbErr> {
     let (backend, name, entity) = (db.get_database_backend(), claim_index_name::<E>(), E::default());
-    // The definition of an invalid index is not read: the query would fail if another process drops the index meanwhile.
+    // The definition of an invalid index is not read: the query would fail if another process drops the index
+    // meanwhile.
     let sql = "SELECT is_valid, CASE WHEN is_valid THEN pg_get_indexdef(id) ELSE '' END AS definition FROM ( \
                SELECT i.indexrelid AS id, i.indisvalid OR c.relkind = 'I' AS is_valid \
                FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid \

@@ -1,5 +1,5 @@
-//! Inspects a table before a claim: whether the entity fits the table, whether an index serves the claims, whether triggers may
-//! change the framework's writes, and whether rows have a status that is never claimed.
+//! Inspects a table before a claim: whether the entity fits the table, whether an index serves the claims, whether
+//! triggers may change the framework's writes, and whether rows have a status that is never claimed.
 
 use std::fmt::Write;
 
@@ -22,8 +22,8 @@ const SQLITE_ROWS: u64 = 100_000;
 /// Inspects a table at its first claim, and again every minute.
 ///
 /// # Errors
-/// The status enum lacks a value that a work item needs, or a column cannot store a value that the framework writes. Errors
-/// of the database are left to the claim itself, unless the database is down.
+/// The status enum lacks a value that a work item needs, or a column cannot store a value that the framework writes.
+/// Errors of the database are left to the claim itself, unless the database is down.
 pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSql) -> Result<()> {
     let known = (E::__work().known_statuses)();
     if !known.is_empty() {

@@ -1,7 +1,7 @@
 //! [`ItemFn`] and [`ItemFnWith`]: the closures of `for_each` and `for_each_with`.
 //!
-//! The tricky part is that `AsyncFn` cannot say that its future is `Send`, which a run needs, and that a closure infers the
-//! type of its argument only from `AsyncFn`. So the methods require both.
+//! The tricky part is that `AsyncFn` cannot say that its future is `Send`, which a run needs, and that a closure infers
+//! the type of its argument only from `AsyncFn`. So the methods require both.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -90,8 +90,8 @@ where
     let result = poll_fn(|task| match panic::catch(|| work.as_mut().poll(task).map(settled)) {
         Caught::Panicked(message) => Poll::Ready(Err(Error::new(ItemPanicked(message)))),
         Caught::Returned(Poll::Ready(result)) => Poll::Ready(result),
-        // The limit is polled after the work, so an item that ends in time has not timed out; and outside tokio's cooperative
-        // budget, which busy work may have exhausted.
+        // The limit is polled after the work, so an item that ends in time has not timed out; and outside tokio's
+        // cooperative budget, which busy work may have exhausted.
         Caught::Returned(Poll::Pending) => {
             let (Some(mut timer), Some(limit)) = (timer.as_mut().as_pin_mut(), limit) else { return Poll::Pending };
             loop {
@@ -112,8 +112,8 @@ where
     }
 }
 
-/// The result of user code. Prints its error once, because an error's `Display` may panic, and later code prints it where no
-/// panic is caught.
+/// The result of user code. Prints its error once, because an error's `Display` may panic, and later code prints it
+/// where no panic is caught.
 fn settled(result: impl IntoSettled) -> Result<()> {
     result.into_settled().inspect_err(|error| drop(format!("{error:#}")))
 }

@@ -1,8 +1,9 @@
 //! Checks that keys find their rows again.
 //!
-//! A statement that names a row by its key changes nothing if the database does not consider the key that was read equal to the one
-//! that is stored. PostgreSQL pads a `CHAR(n)` with blanks, which count in a comparison with a text. SQLite keeps times, decimals and
-//! the like in any format, and compares bytes. The row would be processed again by every run.
+//! A statement that names a row by its key changes nothing if the database does not consider the key that was read
+//! equal to the one that is stored. PostgreSQL pads a `CHAR(n)` with blanks, which count in a comparison with a text.
+//! SQLite keeps times, decimals and the like in any format, and compares bytes. The row would be processed again by
+//! every run.
 
 use std::collections::BTreeSet;
 

@@ -18,7 +18,8 @@ pub(crate) fn read_as_text(column: impl ColumnTrait) -> Expr {
     column.select_as(Expr::col(column.as_column_ref()))
 }
 
-/// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.
+/// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its
+/// own.
 pub(super) fn array_type(column: impl ColumnTrait) -> Option<&'static str> {
     if !matches!(column.save_as(Expr::val("")), Expr::Value(_)) {
         return None;

@@ -1,16 +1,16 @@
 //! The claims of leased batches: rows of `service_claim` with an owner and an expiry, by the database's clock.
 //!
-//! A task renews the claims while their batch exists, so the claims of a dead worker expire and those of a slow one do not.
-//! A worker that was suspended, or could not reach the database for longer than its lease, detects that by its own clocks
-//! and lends no more of its rows.
+//! A task renews the claims while their batch exists, so the claims of a dead worker expire and those of a slow one do
+//! not. A worker that was suspended, or could not reach the database for longer than its lease, detects that by its own
+//! clocks and lends no more of its rows.
 //!
-//! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each
-//! is released in the commit that writes its row's status. So the first claims that a dead owner left are those of the rows in
-//! flight, or of the next ones. Finding them needs no extra statement. All of them are suspect, and a suspect row is lent
-//! alone: if it kills its process again, it is the cause.
+//! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and
+//! each is released in the commit that writes its row's status. So the first claims that a dead owner left are those of
+//! the rows in flight, or of the next ones. Finding them needs no extra statement. All of them are suspect, and a
+//! suspect row is lent alone: if it kills its process again, it is the cause.
 //!
-//! In flight are the rows whose code runs, and those whose code has ended and whose status is not written yet (`completions.rs`).
-//! An owner stores with its claims how many rows it has in flight at most, of both kinds.
+//! In flight are the rows whose code runs, and those whose code has ended and whose status is not written yet
+//! (`completions.rs`). An owner stores with its claims how many rows it has in flight at most, of both kinds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ pub(crate) struct RowLease {
 
 #[derive(Debug)]
 struct LeaseState {
-    /// When the last successful renewal was sent, by two clocks: one stops while the machine is suspended, the other can be
-    /// set.
+    /// When the last successful renewal was sent, by two clocks: one stops while the machine is suspended, the other
+    /// can be set.
     renewed: Mutex<(Instant, SystemTime)>,
     lost: AtomicBool,
 }
@@ -150,8 +150,8 @@ fn is_of(work_table: &str, owner: &str) -> Condition {
     Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
 }
 
-/// The same without claims that a transaction has locked. If its connection is broken, the lock can stay for hours. On SQLite no
-/// claim is locked.
+/// The same without claims that a transaction has locked. If its connection is broken, the lock can stay for hours. On
+/// SQLite no claim is locked.
 fn is_unlocked(work_table: &str, owner: &str, condition: Condition) -> Condition {
     let unlocked = Query::select()
         .column(column("row_key"))
@@ -199,8 +199,8 @@ pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend)
         .to_owned()
 }
 
-/// Records new crashes: for each owner whose claims have expired, one crash of each row over which it may have died. The
-/// owner's other claims are removed.
+/// Records new crashes: for each owner whose claims have expired, one crash of each row over which it may have died.
+/// The owner's other claims are removed.
 pub(crate) async fn record_crashes(
     db: &impl ConnectionTrait,
     time: &DbTime,
@@ -241,8 +241,8 @@ pub(crate) async fn record_crashes(
     Ok(())
 }
 
-/// The positions of the claims of the rows that each dead owner may have been processing: a row that was suspect already was
-/// lent alone, others as many at the same time as the owner's concurrency.
+/// The positions of the claims of the rows that each dead owner may have been processing: a row that was suspect
+/// already was lent alone, others as many at the same time as the owner's concurrency.
 fn suspects(claims: &[ClaimRow]) -> BTreeMap<String, Vec<usize>> {
     let mut dead: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held && claim.owner != NO_OWNER) {
@@ -279,8 +279,8 @@ pub(crate) fn mark_charged(
         .to_owned()
 }
 
-/// The statements that claim rows, in the order in which they will be lent, by an owner that has at most `in_flight` of them in
-/// flight. Their results are the keys of the rows that were free.
+/// The statements that claim rows, in the order in which they will be lent, by an owner that has at most `in_flight` of
+/// them in flight. Their results are the keys of the rows that were free.
 pub(crate) fn claim(
     service_db: &ServiceDb,
     work_table: &str,
@@ -353,9 +353,9 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// Releases all claims of an owner, except those of the rows `kept`. Claims with crashes stay, without an owner, so that their
-/// count is kept: such rows are last in their batches, so a batch that ends early has usually not reached them. With
-/// `skip_locked`, claims that a transaction has locked stay as they are.
+/// Releases all claims of an owner, except those of the rows `kept`. Claims with crashes stay, without an owner, so
+/// that their count is kept: such rows are last in their batches, so a batch that ends early has usually not reached
+/// them. With `skip_locked`, claims that a transaction has locked stay as they are.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
     time: &DbTime,
@@ -398,7 +398,8 @@ pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> Dele
 mod tests {
     use super::*;
 
-    /// The keys of the rows over which `dead` may have died. Claims are `(key, crashes)`, in the order of their numbers.
+    /// The keys of the rows over which `dead` may have died. Claims are `(key, crashes)`, in the order of their
+    /// numbers.
     fn found(concurrency: i64, claims: &[(&str, i64)]) -> Vec<String> {
         let claim = |(seq, (key, crashes)): (usize, &(&str, i64))| ClaimRow {
             key: (*key).to_owned(),

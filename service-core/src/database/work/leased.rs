@@ -83,7 +83,8 @@ impl Settler {
         }
     }
 
-    /// Whether nothing but the status of an item that succeeded is to be written, by a statement that commits by itself.
+    /// Whether nothing but the status of an item that succeeded is to be written, by a statement that commits by
+    /// itself.
     pub(super) fn is_unused<E: EntityTrait>(&self, item: &Item<E>) -> bool {
         let tx = &self.service_db.tx;
         item.tx.is_unused()
@@ -92,7 +93,8 @@ impl Settler {
             && !self.service_db.work.has_triggers(&self.table)
     }
 
-    /// Completes a row and releases its claim, in the transaction of its item. Returns whether the claim was still held.
+    /// Completes a row and releases its claim, in the transaction of its item. Returns whether the claim was still
+    /// held.
     async fn complete_in<E: EntityTrait>(
         &self,
         tx: &Transaction,
@@ -219,22 +221,23 @@ impl Settler {
         Ok(self.service_db.release_claims(&self.table.name, &lease.owner, &kept).await?)
     }
 
-    /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged, or claims to be released.
+    /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged, or claims to be
+    /// released.
     pub(super) fn end_lease(&mut self) {
         if self.dropped_keys().is_empty() && !*self.has_unreleased.get_mut() {
             self.lease = None;
         }
     }
 
-    /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because a
-    /// claim locks row and claim in this order.
+    /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because
+    /// a claim locks row and claim in this order.
     async fn release_in(&self, tx: &Transaction, row: &RowRef) -> std::result::Result<bool, DbErr> {
         let Some(lease) = &self.lease else { return Ok(true) };
         lease::release_row(tx.connection().await?, &self.table.name, &row.key, &lease.owner).await
     }
 
-    /// Releases the claim of a row in a transaction of its own. Returns whether it was still held; `None` if that failed. Then it is
-    /// released when the batch has ended: if it expired, it would count as a crash of the process.
+    /// Releases the claim of a row in a transaction of its own. Returns whether it was still held; `None` if that
+    /// failed. Then it is released when the batch has ended: if it expired, it would count as a crash of the process.
     pub(super) async fn release_claim_alone(&self, row: &RowRef) -> Option<bool> {
         let lease = self.lease.as_ref()?;
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);

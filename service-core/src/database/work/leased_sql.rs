@@ -1,7 +1,8 @@
 //! The statements for the rows of `claim_each`, which commit one by one.
 //!
-//! For every row of a table a statement has the same text and other parameters. So the texts are written once for each claim: to build
-//! a statement of several parts anew for each row would take longer than PostgreSQL takes to execute it.
+//! For every row of a table a statement has the same text and other parameters. So the texts are written once for each
+//! claim: to build a statement of several parts anew for each row would take longer than PostgreSQL takes to execute
+//! it.
 
 use std::fmt::Write as _;
 
@@ -12,8 +13,8 @@ use sea_orm::{DbBackend, Statement, Value};
 use crate::database::work::sql::{ASSUMED_ELEMENTS, LeasedTexts, TableSql};
 use crate::database::work::sql_text::{has_triggers_on_postgres, key_text, plain_text, text_array};
 
-/// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in `service_claim`,
-/// or an array of keys; the values of the key follow.
+/// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in
+/// `service_claim`, or an array of keys; the values of the key follow.
 const CLAIMS: &str = "work_table = $1 AND owner = $2";
 const FIRST_KEY: usize = 4;
 
@@ -77,8 +78,9 @@ impl LeasedTexts {
                     is_row.push(format!("{column} = service_key_{n}"));
                 }
                 let is_row = is_row.join(" AND ");
-                // A row is locked before its claim, as by a claim. Each claim is found by its whole key, and deleted by its place: by a
-                // list of keys, PostgreSQL would read all claims of the table, also the many that were released since the last vacuum.
+                // A row is locked before its claim, as by a claim. Each claim is found by its whole key, and deleted by
+                // its place: by a list of keys, PostgreSQL would read all claims of the table, also the many that were
+                // released since the last vacuum.
                 format!(
                     "WITH service_rows AS (SELECT {unnested}unnest(CAST($3 AS text[])) AS service_claim_key), \
                      service_locked AS (SELECT service_rows.* FROM {rows}, service_rows WHERE {is_row} AND {is_pending} \
@@ -97,20 +99,20 @@ impl LeasedTexts {
 }
 
 impl TableSql {
-    /// The query that finds a row if it is still pending and claimed by this owner, and locks it if the engine can. On PostgreSQL it
-    /// also reads the isolation levels of the transaction and of the connection.
+    /// The query that finds a row if it is still pending and claimed by this owner, and locks it if the engine can. On
+    /// PostgreSQL it also reads the isolation levels of the transaction and of the connection.
     pub(crate) fn still_claimed(&self, key: &ValueTuple, owner: &str) -> Statement {
         self.of_row(&self.leased().still_claimed, key, owner, None)
     }
 
-    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed,
-    /// `completed` and `released`, and whether the table `has_triggers`.
+    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were
+    /// changed, `completed` and `released`, and whether the table `has_triggers`.
     pub(crate) fn complete_and_release(&self, key: &ValueTuple, owner: &str, now: DateTime<Utc>) -> Statement {
         self.of_row(&self.leased().complete_and_release, key, owner, Some(now))
     }
 
-    /// The same statement for a row that no transaction has locked. It changes nothing if the claim is no longer held, and
-    /// only releases the claim if the row is no longer pending.
+    /// The same statement for a row that no transaction has locked. It changes nothing if the claim is no longer held,
+    /// and only releases the claim if the row is no longer pending.
     pub(crate) fn complete_if_released(&self, key: &ValueTuple, owner: &str, now: DateTime<Utc>) -> Statement {
         self.of_row(&self.leased().complete_if_released, key, owner, Some(now))
     }
@@ -120,10 +122,10 @@ impl TableSql {
         self.backend == DbBackend::Postgres && self.key_arrays.is_some()
     }
 
-    /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
-    /// `row_key`, whether the row is completed, `is_completed`, and whether the table `has_triggers`. It leaves the other rows and their claims as they are: rows whose
-    /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, or their claims, for which
-    /// it would have to wait.
+    /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim
+    /// it released: `row_key`, whether the row is completed, `is_completed`, and whether the table `has_triggers`. It
+    /// leaves the other rows and their claims as they are: rows whose claim is not held, rows that are no longer
+    /// pending, and rows that another transaction has locked, or their claims, for which it would have to wait.
     pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> Statement {
         let text = self.leased().complete_claimed.as_deref().unwrap_or_default();
         let mut values = self.claims_of(owner);

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
 
-/// The maximum number of rows of a table that are left out until they are corrected. With more of them, the table is the problem.
+/// The maximum number of rows of a table that are left out until they are corrected. With more of them, the table is
+/// the problem.
 pub(crate) const MOST_LEFT_OUT: usize = 200;
 /// The maximum number of rows that are left out because they wait for a while, if one parameter has all their keys.
 const MOST_POSTPONED: usize = 5_000;
@@ -26,8 +27,8 @@ pub(crate) enum LeftOut {
     Unwritable,
     /// The table refuses to complete it, and is the cause: for a minute, or until another row of the table completes.
     Refused,
-    /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or until another row
-    /// of the table completes.
+    /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or
+    /// until another row of the table completes.
     TimedOut(Duration),
     /// Its item meets a conflict each time, or something that the service needs is down: for this time.
     Waits(Duration),
@@ -71,7 +72,8 @@ impl LeftOutRows {
         self.0.insert(key_text(key), row).is_none()
     }
 
-    /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the cause itself.
+    /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the
+    /// cause itself.
     pub(super) fn refusal(&self) -> Option<String> {
         let mut refused = self.0.values().filter(|row| row.why == LeftOut::Refused);
         refused.next().zip(refused.next()).map(|(row, _)| row.reason.clone())
@@ -93,8 +95,8 @@ impl LeftOutRows {
         are_few.then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
     }
 
-    /// Ends the wait of rows for which the table may have been the cause, because it has completed one. Returns those that it had
-    /// refused to complete.
+    /// Ends the wait of rows for which the table may have been the cause, because it has completed one. Returns those
+    /// that it had refused to complete.
     pub(super) fn row_completed(&mut self) -> Vec<String> {
         let back = self.0.extract_if(.., |_, row| row.why.ends_with_a_completion());
         back.filter(|(_, row)| row.why == LeftOut::Refused).map(|(key, _)| key).collect()

@@ -1,8 +1,8 @@
 //! [`LinkedTable`]: the tables of work that are linked into the program, for those who operate it.
 //!
-//! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and the queries for
-//! pending rows can use the claim index. No index has to have the failed rows, so their queries have a limit of time, too, and a
-//! connection of their own, unless it is a count and the last one was quick.
+//! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and the
+//! queries for pending rows can use the claim index. No index has to have the failed rows, so their queries have a
+//! limit of time, too, and a connection of their own, unless it is a count and the last one was quick.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -256,7 +256,8 @@ impl<E: WorkItem> Table<E> {
         select.and_where(self.sql.has_status(status)).to_owned()
     }
 
-    /// The query for the time of the row that has been due for the longest time; without `available_at`, of the first row by key.
+    /// The query for the time of the row that has been due for the longest time; without `available_at`, of the first
+    /// row by key.
     fn oldest_due(&self, now: DateTime<Utc>) -> SelectStatement {
         let (work, entity) = (E::__work(), E::default());
         let text = |column: E::Column| Expr::col(column.as_column_ref()).cast_as(Alias::new("text"));

@@ -14,8 +14,8 @@ use crate::database::work::sql_text::key_text;
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
-/// The keys of the rows that meet a condition, in the order of the keys. No row is in two portions, also if it meets the
-/// condition again in the meantime.
+/// The keys of the rows that meet a condition, in the order of the keys. No row is in two portions, also if it meets
+/// the condition again in the meantime.
 #[derive(Debug)]
 pub(crate) struct Portions {
     condition: Condition,

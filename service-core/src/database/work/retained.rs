@@ -26,7 +26,8 @@ use crate::sync::Mutex;
 
 /// When a replica tries again after another one had the turn, or the database was down.
 pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// After this many rows that the database refuses to delete, the others are left for the next time, which continues there.
+/// After this many rows that the database refuses to delete, the others are left for the next time, which continues
+/// there.
 const MOST_REFUSED: u64 = 1_000;
 
 /// The tables of one registry whose completed rows are deleted after a while.

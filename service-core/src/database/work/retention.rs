@@ -23,8 +23,8 @@ const TURN: Duration = Duration::from_secs(3600 - 120);
 const TURNS: &str = "service_retention";
 
 impl ServiceDb {
-    /// Deletes the completed rows that need not be kept any longer, from each table whose time has come, if it is this replica's turn.
-    /// Returns how many there were.
+    /// Deletes the completed rows that need not be kept any longer, from each table whose time has come, if it is this
+    /// replica's turn. Returns how many there were.
     pub async fn delete_retained(&self) -> u64 {
         let now = Instant::now();
         let mut rows = 0;

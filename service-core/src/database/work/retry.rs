@@ -13,20 +13,21 @@ use crate::database::work::sql::{FAILED, TableSql};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 
-/// Makes the `failed` rows that meet a condition `pending` again, as if they were new: their attempts are 0, and error and time
-/// are NULL. Returns how many there were.
+/// Makes the `failed` rows that meet a condition `pending` again, as if they were new: their attempts are 0, and error
+/// and time are NULL. Returns how many there were.
 ///
-/// If `db` is the pool of a registry, its services that claim from the table are woken after each commit, if they have topics
-/// (`wake_on`), and on PostgreSQL so are those of other replicas. With another pool this takes a
-/// [wake trigger](crate::database::create_wake_trigger).
+/// If `db` is the pool of a registry, its services that claim from the table are woken after each commit, if they have
+/// topics (`wake_on`), and on PostgreSQL so are those of other replicas. With another pool this takes a [wake
+/// trigger](crate::database::create_wake_trigger).
 ///
-/// The rows are changed in portions of at most 1,000, each in a transaction of its own, so that workers need not wait for all of
-/// them. A row that fails again in the meantime is not changed a second time.
+/// The rows are changed in portions of at most 1,000, each in a transaction of its own, so that workers need not wait
+/// for all of them. A row that fails again in the meantime is not changed a second time.
 ///
 /// If the future is dropped, the portions so far are kept.
 ///
 /// # Errors
-/// Those of the database, or a key does not find its row. The portions before are kept, so the function can be called again.
+/// Those of the database, or a key does not find its row. The portions before are kept, so the function can be called
+/// again.
 ///
 /// ```
 /// # mod order {

@@ -77,8 +77,8 @@ pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claime
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model, is_suspect: false })
 }
 
-/// Whether the column has another type than in the entity, whatever the value. The PostgreSQL driver reports this in a text
-/// of its own, which does not depend on the server's language.
+/// Whether the column has another type than in the entity, whatever the value. The PostgreSQL driver reports this in a
+/// text of its own, which does not depend on the server's language.
 pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
     let DbErr::Query(RuntimeErr::SqlxError(error)) = error else { return false };
     match &**error {
@@ -88,8 +88,8 @@ pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
     }
 }
 
-/// The name of a column that the framework writes and that is NULL, although the entity's type allows no NULL. Such a column was
-/// added without a default.
+/// The name of a column that the framework writes and that is NULL, although the entity's type allows no NULL. Such a
+/// column was added without a default.
 pub(crate) fn null_column<E: WorkItem>(row: &QueryResult) -> Option<&'static str> {
     let work = E::__work();
     let times = [work.available_at, work.updated_at].map(|time| time.map(|(column, _)| column));

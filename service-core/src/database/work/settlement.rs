@@ -18,9 +18,9 @@ use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Advice, Error, Result};
 
 impl ServiceDb {
-    /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error of the database
-    /// that is not its own, such as an outage that another statement of the run has met, nor while something is down that the service
-    /// needs.
+    /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error
+    /// of the database that is not its own, such as an outage that another statement of the run has met, nor while
+    /// something is down that the service needs.
     pub(crate) async fn settle_run(&self, error: Option<&Error>) -> Result<()> {
         if !self.work.has_unsettled() {
             return Ok(());
@@ -35,8 +35,8 @@ impl ServiceDb {
         self.settle(message.as_deref()).await
     }
 
-    /// Settles the ended run: charges an attempt to the rows in flight, with `error` as the message, and releases claims.
-    /// Makes no query if there is nothing to settle. A row that its ended run still locks is settled later.
+    /// Settles the ended run: charges an attempt to the rows in flight, with `error` as the message, and releases
+    /// claims. Makes no query if there is nothing to settle. A row that its ended run still locks is settled later.
     ///
     /// # Errors
     /// The database is down. The settlements are kept for the next call.
@@ -82,8 +82,8 @@ impl ServiceDb {
         result
     }
 
-    /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged again,
-    /// because it is no longer as it was claimed.
+    /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged
+    /// again, because it is no longer as it was claimed.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
         let items = settlement.uncommitted;
         if items > 0 && settlement.error.is_none() {
@@ -95,7 +95,8 @@ impl ServiceDb {
                  rows again: after the loop, call `batch.commit().await`"
             );
         }
-        // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.
+        // In separate transactions: a row that is locked or cannot be written must not delay the release of other
+        // claims.
         self.release(settlement, &settlement.charges).await?;
         let mut is_settled = true;
         for charge in &settlement.charges {
@@ -114,8 +115,8 @@ impl ServiceDb {
         self.release_claims(&settlement.table.name, owner, &kept).await
     }
 
-    /// Releases the claims of an owner, except those of the rows `kept`. A claim that is still locked after two seconds stays until
-    /// it expires, because the connection that locks it is probably broken.
+    /// Releases the claims of an owner, except those of the rows `kept`. A claim that is still locked after two seconds
+    /// stays until it expires, because the connection that locks it is probably broken.
     pub(super) async fn release_claims(
         &self,
         work_table: &str,
@@ -140,7 +141,8 @@ impl ServiceDb {
         tx.commit().await.map_err(database_error)
     }
 
-    /// Begins a transaction that waits only briefly for the locks of others. A statement of an ended run may still hold some.
+    /// Begins a transaction that waits only briefly for the locks of others. A statement of an ended run may still hold
+    /// some.
     async fn short_tx(&self) -> std::result::Result<Transaction, DbErr> {
         let tx = Transaction::lazy(&self.tx);
         let connection = tx.connection().await?;
@@ -212,14 +214,15 @@ impl ServiceDb {
         }
     }
 
-    /// Whether the database is down, as far as the error of a settlement shows. One statement may find it exhausted, while it accepts
-    /// others.
+    /// Whether the database is down, as far as the error of a settlement shows. One statement may find it exhausted,
+    /// while it accepts others.
     async fn is_down(&self, error: &DbErr) -> bool {
         let kind = ErrorKind::of_own(error);
         kind.is_unreachable() || kind == ErrorKind::Unavailable && !self.accepts_writes().await
     }
 
-    /// Whether the database accepts a write, so that an error of a statement that finds it unavailable may be the statement's own.
+    /// Whether the database accepts a write, so that an error of a statement that finds it unavailable may be the
+    /// statement's own.
     async fn accepts_writes(&self) -> bool {
         let written = async {
             let tx = self.begin().await?;

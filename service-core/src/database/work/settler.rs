@@ -1,7 +1,7 @@
 //! [`Settler`]: writes the results of a batch's items, and records the items that were dropped.
 //!
-//! It is shared by the items that are in flight at the same time. What differs between rows that commit together and rows that
-//! commit one by one is in `together.rs` and `leased.rs`.
+//! It is shared by the items that are in flight at the same time. What differs between rows that commit together and
+//! rows that commit one by one is in `together.rs` and `leased.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,7 +75,8 @@ enum Trial {
 /// How long a row is left out of claims that failed while something was down that its service needs.
 pub(super) const OUTAGE_WAIT: Duration = Duration::from_secs(10);
 
-/// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they refuse.
+/// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they
+/// refuse.
 const TRIAL: &str = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'; SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Records its item when it is dropped, if the item's result is not written by then.
@@ -196,7 +197,8 @@ impl Settler {
             self.service_db.work.postpone(&self.table, &item.row.key, wait);
             return self.keep_attempts(item, error, None).await;
         }
-        // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a conflict.
+        // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a
+        // conflict.
         let counts_as = cause.map(|kind| if kind == ErrorKind::Unavailable { ErrorKind::Contention } else { kind });
         if !self.service_db.work.count_loss(&self.table, &item.row, counts_as) {
             return self.keep_attempts(item, error, cause).await;
@@ -234,7 +236,8 @@ impl Settler {
         Ok(Settled::Failed)
     }
 
-    /// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
+    /// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed
+    /// table.
     fn cause_of<E: EntityTrait>(&self, item: &Item<E>, error: &Error) -> Option<ErrorKind> {
         // The user's code may have converted the error to text, or returned one that follows from it.
         let kinds = [ErrorKind::in_chain(error), item.tx.last_error()];
@@ -252,14 +255,16 @@ impl Settler {
         !is_own && self.service_db.need_is_down()
     }
 
-    /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it was.
+    /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it
+    /// was.
     pub(super) async fn keep_attempts<E: EntityTrait>(
         &self,
         item: &mut Item<E>,
         error: &Error,
         cause: Option<ErrorKind>,
     ) -> Result<Settled> {
-        // To end the connection ends a batch of rows that commit together, too: so only every second such error of a row does that.
+        // To end the connection ends a batch of rows that commit together, too: so only every second such error of a
+        // row does that.
         let discards = cause == Some(ErrorKind::StaleStatement)
             && (self.lease.is_some() || !self.service_db.work.is_stale_again(&self.table, &item.row.key));
         if discards {
@@ -307,8 +312,9 @@ impl Settler {
         self.service_db.leave_out(&self.table, key, why);
     }
 
-    /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause, because
-    /// another row can be completed. Otherwise the table is the cause, and the row is left out of claims until another row completes.
+    /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the
+    /// cause, because another row can be completed. Otherwise the table is the cause, and the row is left out of claims
+    /// until another row completes.
     pub(super) async fn table_refusal<E: EntityTrait>(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
         let trial = self.try_completion::<E>().await?;
         // The completed rows may be removed at once, so others that have completed since its last refusal count, too.
@@ -321,8 +327,9 @@ impl Settler {
         Ok(Some(Error::new(CompletionRefused { table, reason })))
     }
 
-    /// Finds out whether the table still accepts completions: completes a row again that is completed, and undoes that. That the row was
-    /// completed once proves nothing: since then a constraint may have been added, or a table that a trigger writes to may be gone.
+    /// Finds out whether the table still accepts completions: completes a row again that is completed, and undoes that.
+    /// That the row was completed once proves nothing: since then a constraint may have been added, or a table that a
+    /// trigger writes to may be gone.
     async fn try_completion<E: EntityTrait>(&self) -> Result<Trial> {
         let tx = self.lazy_tx();
         let tried = self.complete_again::<E>(&tx).await;

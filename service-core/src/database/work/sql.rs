@@ -1,8 +1,8 @@
 //! [`TableSql`]: the SQL for one table of work, on one engine.
 //!
-//! A `TableSql` is built from the types of the entity and is plain data, so that a settlement can be written after the batch
-//! was dropped. The SQL has the statuses as constants and not as parameters: otherwise neither engine would use an index of
-//! the pending rows only.
+//! A `TableSql` is built from the types of the entity and is plain data, so that a settlement can be written after the
+//! batch was dropped. The SQL has the statuses as constants and not as parameters: otherwise neither engine would use
+//! an index of the pending rows only.
 
 use std::fmt::Write;
 use std::slice::Chunks;
@@ -29,8 +29,8 @@ pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
 pub(crate) const FAILED: &str = "failed";
 
-/// The number of elements that PostgreSQL assumes in an array that is a parameter. With fewer elements, a plan for these seems
-/// cheaper than one for any array, so it would plan each statement anew.
+/// The number of elements that PostgreSQL assumes in an array that is a parameter. With fewer elements, a plan for
+/// these seems cheaper than one for any array, so it would plan each statement anew.
 pub(super) const ASSUMED_ELEMENTS: usize = 10;
 /// The maximum length of a message in characters, if the column has no limit.
 const MESSAGE_LIMIT: usize = 8_000;
@@ -152,7 +152,8 @@ impl TableSql {
         })
     }
 
-    /// Decides what follows a failed attempt. `attempts` is the number of attempts before it; `wait` overrides the backoff.
+    /// Decides what follows a failed attempt. `attempts` is the number of attempts before it; `wait` overrides the
+    /// backoff.
     pub(crate) fn retry_decision(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> RetryDecision {
         let attempt = attempts.saturating_add(1);
         if attempt >= self.max_attempts {
@@ -195,7 +196,8 @@ impl TableSql {
         Query::update().table(self.table.clone()).values(values).cond_where(self.any_of(keys)).to_owned()
     }
 
-    /// What a completed row has in its columns. `time` is the time of the update, which only a table with `updated_at` has.
+    /// What a completed row has in its columns. `time` is the time of the update, which only a table with `updated_at`
+    /// has.
     pub(super) fn completed_values(&self, time: Option<Expr>) -> Vec<(DynIden, Expr)> {
         let mut values = vec![(self.status.clone(), self.completed.clone())];
         if let Some(column) = &self.attempts {
@@ -231,9 +233,9 @@ impl TableSql {
         Query::delete().from_table(self.table.clone()).cond_where(self.any_of(keys)).to_owned()
     }
 
-    /// The statement for a row that failed. It changes the row only if it is still pending and its attempts are unchanged.
-    /// `message` is `None` if the database has refused every message; then a row that becomes `failed` keeps its count of
-    /// attempts, because that column may be at its maximum.
+    /// The statement for a row that failed. It changes the row only if it is still pending and its attempts are
+    /// unchanged. `message` is `None` if the database has refused every message; then a row that becomes `failed` keeps
+    /// its count of attempts, because that column may be at its maximum.
     pub(crate) fn fail(
         &self,
         key: &ValueTuple,
@@ -404,7 +406,8 @@ impl TableSql {
         self.has_status(PENDING)
     }
 
-    /// Integer keys as one array for PostgreSQL, so that the statement is the same for any number of keys and is prepared once.
+    /// Integer keys as one array for PostgreSQL, so that the statement is the same for any number of keys and is
+    /// prepared once.
     fn as_array(&self, keys: &[ValueTuple], save_as: &SaveAs) -> Option<Expr> {
         let [ValueTuple::One(first), _, ..] = keys else { return None };
         // A column may have a cast of its own.

@@ -32,8 +32,8 @@ pub(super) fn plain_text(value: Value) -> String {
     }
 }
 
-/// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
-/// and is prepared once.
+/// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any
+/// number of them and is prepared once.
 pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
     Func::cust("unnest").arg(Expr::val(text_array(elements, 0)).cast_as(Alias::new(array_type))).into()
 }
@@ -79,8 +79,8 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The condition that the table with this quoted name has triggers or rules of the application. A row may be in a partition, or in a
-/// table that inherits, which has triggers of its own; the rules of these do not apply.
+/// The condition that the table with this quoted name has triggers or rules of the application. A row may be in a
+/// partition, or in a table that inherits, which has triggers of its own; the rules of these do not apply.
 pub(crate) fn has_triggers_on_postgres(quoted_name: &str) -> String {
     let table = literal(quoted_name);
     format!(

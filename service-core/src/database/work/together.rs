@@ -81,12 +81,14 @@ impl<'a> Completion<'a> {
         Self { tx, service_db, table, triggers }
     }
 
-    /// Whether one statement may complete a row and do more: a rule on the table does not allow its updates inside other statements.
+    /// Whether one statement may complete a row and do more: a rule on the table does not allow its updates inside
+    /// other statements.
     pub(super) fn can_be_part(&self) -> bool {
         self.table.backend == DbBackend::Postgres && self.triggers == Triggers::None
     }
 
-    /// The connection for the update. Outside a transaction the update would commit, although the items' writes were rolled back.
+    /// The connection for the update. Outside a transaction the update would commit, although the items' writes were
+    /// rolled back.
     pub(super) async fn proved(&self) -> std::result::Result<&'a MonitoredTx, NotCompleted> {
         self.tx.prove().await.map_err(NotCompleted::Database)?;
         self.tx.connection().await.map_err(NotCompleted::Database)
@@ -164,7 +166,8 @@ async fn complete_rows<E: EntityTrait>(
     completion.check::<E>(&keys, changed).await
 }
 
-/// Finds out why a deferred constraint or trigger has failed: without the update, only what the items have written is checked.
+/// Finds out why a deferred constraint or trigger has failed: without the update, only what the items have written is
+/// checked.
 async fn refused_deferred(connection: &MonitoredTx, error: DbErr) -> NotCompleted {
     let refused = NotCompleted::by_update(error);
     if !matches!(refused, NotCompleted::Refused(_)) {
@@ -259,8 +262,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// Handles rows that stayed pending although they were completed. No write of the batch is kept, because their effects
-    /// would be repeated.
+    /// Handles rows that stayed pending although they were completed. No write of the batch is kept, because their
+    /// effects would be repeated.
     fn undo_all(&mut self, pending: &[ValueTuple]) {
         for key in pending {
             self.settler.leave_out(
@@ -274,7 +277,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.tally.more = true;
     }
 
-    /// Handles a refused commit. If the batch had one row, that row is the cause; otherwise the rows are claimed one by one.
+    /// Handles a refused commit. If the batch had one row, that row is the cause; otherwise the rows are claimed one by
+    /// one.
     async fn find_refused(&mut self, refused: DbErr, by_update: bool) -> Result<()> {
         let (settler, tally) = (&self.settler, &mut self.tally);
         let error = Error::from(refused.clone());

@@ -1,7 +1,7 @@
 //! [`WorkItem`]: the columns by which rows of an entity are work.
 //!
-//! `#[derive(WorkItem)]` on a sea-orm model implements it for the module's `Entity`. The trait's items are hidden: only the
-//! derive and `claim` use them, and they must not clash with the user's own methods.
+//! `#[derive(WorkItem)]` on a sea-orm model implements it for the module's `Entity`. The trait's items are hidden: only
+//! the derive and `claim` use them, and they must not clash with the user's own methods.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use sea_orm::{ActiveEnum, EntityTrait, Value};
 /// | `available_at` | `DateTimeUtc`, `DateTimeWithTimeZone`, `DateTime` (in UTC), `ChronoUnixTimestamp(Millis)`, or an `Option` of these | the row is not claimed before this time; a batch is half rows without a time, by key, and half rows whose time has come, the earliest first |
 /// | `updated_at` | the same | when the status changed |
 ///
-/// `max_attempts = 5` sets how many attempts a row has (a number; needs `attempts`; default 3). Without `attempts` a row has
-/// one.
+/// `max_attempts = 5` sets how many attempts a row has (a number; needs `attempts`; default 3). Without `attempts` a
+/// row has one.
 ///
-/// `retain_completed = "30d"` deletes completed rows after that time (seconds, or a string with a unit; needs `updated_at`;
-/// default: they stay). A registry whose services claim from the table deletes every hour, 1,000 rows a statement, and of several
-/// replicas one. Rows that failed stay.
+/// `retain_completed = "30d"` deletes completed rows after that time (seconds, or a string with a unit; needs
+/// `updated_at`; default: they stay). A registry whose services claim from the table deletes every hour, 1,000 rows a
+/// statement, and of several replicas one. Rows that failed stay.
 #[diagnostic::on_unimplemented(
     message = "the rows of `{Self}` are not work items",
     label = "no `#[derive(WorkItem)]` on this entity's model",

@@ -1,12 +1,12 @@
 //! [`WorkState`]: the state of one service's work tables between its runs.
 //!
-//! A run that ends by `?`, a panic or its timeout drops its batch, and a drop cannot wait for the database. The batch therefore
-//! records a [`Settlement`] here: the row in flight and the claims that were held. It is written when the run has ended, and
-//! otherwise before the next claim.
+//! A run that ends by `?`, a panic or its timeout drops its batch, and a drop cannot wait for the database. The batch
+//! therefore records a [`Settlement`] here: the row in flight and the claims that were held. It is written when the run
+//! has ended, and otherwise before the next claim.
 //!
-//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the cause,
-//! but a row that breaks every connection must not block its table. So after two batches in a row that lost their
-//! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
+//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the
+//! cause, but a row that breaks every connection must not block its table. So after two batches in a row that lost
+//! their connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::database::work::sql_text::key_text;
 use crate::humanize;
 use crate::sync::Mutex;
 
-/// How many times in a row a connection may break, or another error end the work on a row, without a consequence for the row.
+/// How many times in a row a connection may break, or another error end the work on a row, without a consequence for
+/// the row.
 const TOLERATED_LOSSES: u32 = 2;
 /// The size of a pool that cannot be asked.
 const CONNECTIONS: u32 = 50;
@@ -199,8 +200,8 @@ impl WorkState {
         self.push(table, charges, Some(owner), 0);
     }
 
-    /// Records a batch of rows that commit together, which was dropped after items had been settled. That is a mistake if the run
-    /// succeeds.
+    /// Records a batch of rows that commit together, which was dropped after items had been settled. That is a mistake
+    /// if the run succeeds.
     pub(crate) fn drop_uncommitted(&self, table: &Arc<TableSql>, settled: u64) {
         self.push(table, Vec::new(), None, settled);
     }
@@ -211,7 +212,8 @@ impl WorkState {
         self.settlements.lock().push(settlement);
     }
 
-    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of the row's own.
+    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of
+    /// the row's own.
     ///
     /// A charge for [`ErrorKind::Unavailable`] is decided when it is written, if the database accepts writes: by
     /// [`blame_or_leave_out`](Self::blame_or_leave_out).
@@ -248,9 +250,9 @@ impl WorkState {
         }
     }
 
-    /// Returns whether a row that has met too many errors of this kind is the cause: other rows were completed meanwhile. If it is
-    /// not, leaves it out of claims: otherwise the next claim would take it first again, and the rows behind it would wait. It is left
-    /// out twice as long each time, as the code of the item runs again after it.
+    /// Returns whether a row that has met too many errors of this kind is the cause: other rows were completed
+    /// meanwhile. If it is not, leaves it out of claims: otherwise the next claim would take it first again, and the
+    /// rows behind it would wait. It is left out twice as long each time, as the code of the item runs again after it.
     pub(crate) fn blame_or_leave_out(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
         let completions = self.with_table(table, |state| state.completions);
         let losses = {
@@ -285,8 +287,8 @@ impl WorkState {
         false
     }
 
-    /// Whether this row has met a statement that does not fit its table 2, 4, 6 … times. Then its batch goes on without it, because
-    /// the statement may be one that the database never supports.
+    /// Whether this row has met a statement that does not fit its table 2, 4, 6 … times. Then its batch goes on without
+    /// it, because the statement may be one that the database never supports.
     pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
         let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
         self.row_losses.lock().get(&row).is_some_and(|losses| losses.count % 2 == 0)
@@ -346,8 +348,9 @@ impl WorkState {
         self.with_table(table, |state| state.refused_alone.remove(&key_text(key)))
     }
 
-    /// Records whether a claim has read a row. Returns whether the rows that it cannot read may be compared with rows of any status:
-    /// not twice without a row between that was read, because then the table does not fit its entity any more.
+    /// Records whether a claim has read a row. Returns whether the rows that it cannot read may be compared with rows
+    /// of any status: not twice without a row between that was read, because then the table does not fit its entity any
+    /// more.
     pub(crate) fn note_read(&self, table: &TableSql, has_read: bool) -> bool {
         self.with_table(table, |state| {
             let doubted = std::mem::replace(&mut state.doubts_rows, !has_read);
@@ -376,10 +379,11 @@ impl WorkState {
         self.with_table(table, |state| std::mem::take(&mut state.more))
     }
 
-    /// Returns whether rows with a time come first in this claim, and counts the claim. The two kinds of rows alternate.
+    /// Returns whether rows with a time come first in this claim, and counts the claim. The two kinds of rows
+    /// alternate.
     ///
-    /// A service whose claims alternate between two conditions would always begin one of them with the same kind. So the turns of
-    /// claims with conditions follow a sequence without a period (Thue–Morse).
+    /// A service whose claims alternate between two conditions would always begin one of them with the same kind. So
+    /// the turns of claims with conditions follow a sequence without a period (Thue–Morse).
     pub(crate) fn dated_rows_first(&self, table: &TableSql, has_conditions: bool) -> bool {
         self.with_table(table, |state| {
             let claims = &mut state.claims[usize::from(has_conditions)];
@@ -451,7 +455,8 @@ impl WorkState {
         self.leave_out(table, key, reason, LeftOut::Waits(wait));
     }
 
-    /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the cause itself.
+    /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the
+    /// cause itself.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| state.left_out.refusal())
     }
@@ -493,8 +498,8 @@ impl WorkState {
         pending.clone()
     }
 
-    /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged, unless that happens
-    /// too often, or they have failed by an error of their own.
+    /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged,
+    /// unless that happens too often, or they have failed by an error of their own.
     pub(crate) fn spare(&self, kind: ErrorKind) {
         for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
@@ -508,8 +513,8 @@ impl WorkState {
         }
     }
 
-    /// The run that ended may have failed because something is down that the service needs: rows in flight without an error of their
-    /// own are not charged, and wait.
+    /// The run that ended may have failed because something is down that the service needs: rows in flight without an
+    /// error of their own are not charged, and wait.
     pub(crate) fn postpone_unsettled(&self, wait: Duration) {
         for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();

@@ -1,10 +1,11 @@
-//! `catch_up`: finds the cron fires that were missed while the process was down, and records each fire whose run succeeded.
-//! Fires that came due while the process was up, but the service was paused or stopped, are not missed. The extension records
-//! them, since the loop of a stopped service has ended: [`Status::skips_fires_since`](crate::runtime::status::Status).
+//! `catch_up`: finds the cron fires that were missed while the process was down, and records each fire whose run
+//! succeeded. Fires that came due while the process was up, but the service was paused or stopped, are not missed. The
+//! extension records them, since the loop of a stopped service has ended:
+//! [`Status::skips_fires_since`](crate::runtime::status::Status).
 //!
-//! The tricky part is that the extension which stores the last fire (the database) may not answer. Without the last fire it
-//! is unknown which fires were missed, and the next successful run would overwrite it. So such a service stays `Starting`
-//! until the last fire has been read.
+//! The tricky part is that the extension which stores the last fire (the database) may not answer. Without the last
+//! fire it is unknown which fires were missed, and the next successful run would overwrite it. So such a service stays
+//! `Starting` until the last fire has been read.
 
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -62,7 +63,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes over the fire that was served before the lease was lost and that is not recorded yet, unless the schedule has changed.
+    /// Takes over the fire that was served before the lease was lost and that is not recorded yet, unless the schedule
+    /// has changed.
     fn resume_unrecorded(&mut self, schedule: &CronSchedule) {
         if let Some(unrecorded) = self.unrecorded.take().filter(|unrecorded| unrecorded.is_of(schedule)) {
             self.cron().resume(*unrecorded);
@@ -106,8 +108,8 @@ impl Supervisor {
         self.cron().backfill(missed);
     }
 
-    /// Records the fire whose run succeeded, so that the next process does not repeat it. During an outage this is left for
-    /// the next check of the clock or the next run; `at_end` it is tried once anyway.
+    /// Records the fire whose run succeeded, so that the next process does not repeat it. During an outage this is left
+    /// for the next check of the clock or the next run; `at_end` it is tried once anyway.
     pub(super) async fn record_pending_fire(&mut self, at_end: bool) {
         let options = self.options.clone();
         let Some(schedule) = options.schedule.caught_up() else { return };

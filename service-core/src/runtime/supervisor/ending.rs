@@ -89,8 +89,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends what belongs to the instance: the contexts that it has cloned, its closures of `on_stop`, and its children. From now on
-    /// the context of the loop is that of the next instance; `cleanup` has it, too.
+    /// Ends what belongs to the instance: the contexts that it has cloned, its closures of `on_stop`, and its children.
+    /// From now on the context of the loop is that of the next instance; `cleanup` has it, too.
     pub(super) async fn end_belongings(&mut self) {
         let (ended, hooks) = {
             let mut state = self.cx.service.lock();

@@ -1,4 +1,5 @@
-//! Handles a failure: settles open rows, calls `on_failure`, logs and counts the failure, and does what `policy` decides.
+//! Handles a failure: settles open rows, calls `on_failure`, logs and counts the failure, and does what `policy`
+//! decides.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -86,8 +87,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether a failure past `max_failures` was during an outage, or its work began during one. Such a failure does not
-    /// exhaust the service.
+    /// Whether a failure past `max_failures` was during an outage, or its work began during one. Such a failure does
+    /// not exhaust the service.
     async fn is_excused(&mut self, suspected: &[Arc<dyn Resource>], began: Instant, before: u32) -> bool {
         if before < self.options.max_failures {
             return false;

@@ -1,7 +1,7 @@
 //! Runs that continue until a stop is requested: what ends them, and what follows.
 //!
-//! A stop, a pause or a fresh instance requests the end of a long run. When it then returns, that is neither an end nor a
-//! failure. What follows any other end, `on_end` says.
+//! A stop, a pause or a fresh instance requests the end of a long run. When it then returns, that is neither an end nor
+//! a failure. What follows any other end, `on_end` says.
 
 use std::pin::Pin;
 

@@ -53,8 +53,8 @@ impl Supervisor {
         }
     }
 
-    /// Returns when the first run is due, and the point of the grid that it belongs to. After a takeover, the schedule continues
-    /// where the former holder left it.
+    /// Returns when the first run is due, and the point of the grid that it belongs to. After a takeover, the schedule
+    /// continues where the former holder left it.
     fn first_run(&self, now: Instant) -> (Instant, Instant) {
         let Some((first, last)) = self.grant.as_ref().map(|grant| grant.ages(now)) else {
             let first = later(now, self.options.initial_delay);
@@ -81,8 +81,8 @@ impl Supervisor {
         self.follow_plan(planned, ended);
     }
 
-    /// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`: the
-    /// schedule does not depend on the run; the status has no time then.
+    /// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`:
+    /// the schedule does not depend on the run; the status has no time then.
     #[inline]
     pub(super) fn plan_after_run(
         options: &Options,
@@ -122,8 +122,8 @@ impl Supervisor {
         }
     }
 
-    /// Plans the next regular run after one that was given up before it began, because no instance could be built. The initial
-    /// delay continues.
+    /// Plans the next regular run after one that was given up before it began, because no instance could be built. The
+    /// initial delay continues.
     pub(super) fn plan_without_run(&mut self) {
         let now = Instant::now();
         let after_takeover = self.is_taken_over.then(|| self.first_run(now).1);

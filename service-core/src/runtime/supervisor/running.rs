@@ -90,8 +90,8 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
-    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule first. The end is recorded later,
-    /// so that the time which that takes does not count as time of the run.
+    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule first. The end
+    /// is recorded later, so that the time which that takes does not count as time of the run.
     pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
         self.record_point(false).await;
         // `timeout` counts from here: the database may have taken its time.
@@ -110,8 +110,8 @@ impl Supervisor {
         result
     }
 
-    /// The closures that the run registered by `cx.on_stop`: called if the end of the run was requested or it was cancelled, else
-    /// dropped.
+    /// The closures that the run registered by `cx.on_stop`: called if the end of the run was requested or it was
+    /// cancelled, else dropped.
     fn end_stop_hooks<T>(&self, result: &InvokeResult<T>) {
         let (hooks, end_requested) = {
             let mut state = self.cx.service.lock();

@@ -1,7 +1,8 @@
 //! A service with `scope = "cluster"`: waits for its lease, and what follows when the lease is lost.
 //!
-//! A lost lease is no failure. The run is dropped, the instance is cleaned up, and the loop waits for the lease again. Blocking
-//! code cannot be dropped: the loop waits for it, so that this replica never runs the service twice at the same time.
+//! A lost lease is no failure. The run is dropped, the instance is cleaned up, and the loop waits for the lease again.
+//! Blocking code cannot be dropped: the loop waits for it, so that this replica never runs the service twice at the
+//! same time.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -31,7 +32,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Supervisor {
-    /// Waits until this replica has the lease, if the service needs one. Returns the end of the loop if a stop comes first.
+    /// Waits until this replica has the lease, if the service needs one. Returns the end of the loop if a stop comes
+    /// first.
     pub(super) async fn stand_by(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
@@ -76,7 +78,8 @@ impl Supervisor {
             state.status.at_rest = false;
             state.status.activity = Activity::Waiting;
             state.status.failures = 0;
-            // A takeover counts as a notification of each topic, because earlier ones may have reached the replica before.
+            // A takeover counts as a notification of each topic, because earlier ones may have reached the replica
+            // before.
             state.requests.woken |= !state.requests.options.wake_on.is_empty();
         });
         info!(service.id = %service.id, "this replica runs the service from now on (epoch {})", grant.epoch);
@@ -132,7 +135,8 @@ impl Supervisor {
         self.stand_by().await
     }
 
-    /// Another replica is to run the service, which is idle: cleans up the instance, releases the lease, and waits for it again.
+    /// Another replica is to run the service, which is idle: cleans up the instance, releases the lease, and waits for
+    /// it again.
     pub(super) async fn hand_over(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
@@ -165,8 +169,8 @@ impl Supervisor {
         self.stand_by().await
     }
 
-    /// The next holder plans the next run. If that is this replica again, it must not repeat the fire that it has served and could not
-    /// record.
+    /// The next holder plans the next run. If that is this replica again, it must not repeat the fire that it has
+    /// served and could not record.
     fn forget_schedule(&mut self) {
         (self.due, self.nominal, self.turn, self.woken) = (Due::AtOnce, Nominal::None, Turn::None, false);
         if let Some(unrecorded) = self.cron.take().and_then(|cron| cron.into_unrecorded()) {
@@ -184,7 +188,8 @@ impl Supervisor {
         }
     }
 
-    /// Records the point of the schedule that the run which begins now serves, so that a replica which takes over continues there.
+    /// Records the point of the schedule that the run which begins now serves, so that a replica which takes over
+    /// continues there.
     pub(super) async fn record_point(&mut self, is_over: bool) {
         let service = &self.cx.service;
         let Some((epoch, leases)) = self.cx.epoch.zip(self.invoker.extension.leases()) else { return };
@@ -257,7 +262,8 @@ impl Supervisor {
         drop(waiters);
     }
 
-    /// Releases the lease after the instance has been cleaned up. If blocking code still runs, the lease is left to expire.
+    /// Releases the lease after the instance has been cleaned up. If blocking code still runs, the lease is left to
+    /// expire.
     pub(super) async fn release_lease(&mut self) {
         let service = self.cx.service.clone();
         let Some(lease) = &service.lease else { return };
@@ -279,7 +285,8 @@ impl Supervisor {
     }
 }
 
-/// Aborts the runs of the services that belong to the instance, and of those that belong to theirs. They are removed later.
+/// Aborts the runs of the services that belong to the instance, and of those that belong to theirs. They are removed
+/// later.
 fn abort_children(services: &Services, id: &str, now: Instant) {
     for child in services.children_of(id).into_iter().flatten() {
         child.inner.request_stop(StopRequest { run: Some(now), ..StopRequest::default() });
@@ -287,9 +294,9 @@ fn abort_children(services: &Services, id: &str, now: Instant) {
     }
 }
 
-/// This replica does not run the service from now on: the holder serves a wake-up, and callers that wait for a run here get an error.
-/// A takeover counts as a notification of each topic, so the wake-up of a service with topics is forwarded only if it was requested
-/// while another replica held the lease (`is_requested`).
+/// This replica does not run the service from now on: the holder serves a wake-up, and callers that wait for a run here
+/// get an error. A takeover counts as a notification of each topic, so the wake-up of a service with topics is
+/// forwarded only if it was requested while another replica held the lease (`is_requested`).
 fn pass_on(extension: &dyn Extension, service: &ServiceInner, requests: &mut Requests, is_requested: bool) -> Waiters {
     requests.run = false;
     let is_woken = std::mem::take(&mut requests.woken) && (requests.options.wake_on.is_empty() || is_requested);

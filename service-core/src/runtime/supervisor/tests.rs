@@ -1,7 +1,7 @@
 //! The loop under test, without a registry: services whose methods are closures, and a log of their calls.
 //!
-//! Tests use virtual time if the clock can be paused. Futures that are always ready, and deadlocks, need real time and real
-//! threads: [`on_each_runtime`].
+//! Tests use virtual time if the clock can be paused. Futures that are always ready, and deadlocks, need real time and
+//! real threads: [`on_each_runtime`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -323,8 +323,8 @@ impl Service {
         self.inner.lock().state()
     }
 
-    /// Waits until its state fulfils the condition. Not every change notifies waiters, so this checks again and again: first
-    /// without any time passing, then at growing intervals.
+    /// Waits until its state fulfils the condition. Not every change notifies waiters, so this checks again and again:
+    /// first without any time passing, then at growing intervals.
     async fn until(&self, reached: impl Fn(&RuntimeState) -> bool) {
         for looks in 0..10_000 {
             if reached(&self.inner.lock()) {

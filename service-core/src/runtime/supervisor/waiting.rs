@@ -1,7 +1,7 @@
 //! The wait for the next run: what ends it, and whether a run is due.
 //!
-//! All of it happens under the lock of the service, so that a request arrives either before it, and is read, or after it, and
-//! wakes the loop.
+//! All of it happens under the lock of the service, so that a request arrives either before it, and is read, or after
+//! it, and wakes the loop.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -282,7 +282,8 @@ impl Checks<'_> {
         None
     }
 
-    /// (h) A lease that has expired or was released is not renewed: other replicas see it as free, and its holder does not trust it.
+    /// (h) A lease that has expired or was released is not renewed: other replicas see it as free, and its holder does
+    /// not trust it.
     fn leases_stay_lost(&self, service: usize) -> Option<Broken> {
         let renewals = self.left.renewals.iter().filter(|renewal| renewal.service == service);
         let late = renewals.into_iter().find(|renewal| renewal.at >= renewal.end)?;

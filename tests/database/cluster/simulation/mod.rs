@@ -1,20 +1,23 @@
 //! Simulates a cluster from a seed, on virtual time, and checks the whole trace against the contract.
 //!
-//! Three replicas share an SQLite database in memory and run some of the services of `cast`. The `operator` cuts replicas off from the
-//! database for shorter and for longer than a lease, kills, replaces and updates them, stops and pauses services, lets leases
-//! expire by a step of the server's clock or by its faster rate, and sets the wall clock. Runs, takeovers and losses form one trace
-//! (`world`); each run also adds rows with its epoch through `cx.begin()`, and tasks that outlive their run try to.
-//! `invariants` says what must be true of them.
+//! Three replicas share an SQLite database in memory and run some of the services of `cast`. The `operator` cuts
+//! replicas off from the database for shorter and for longer than a lease, kills, replaces and updates them, stops and
+//! pauses services, lets leases expire by a step of the server's clock or by its faster rate, and sets the wall clock.
+//! Runs, takeovers and losses form one trace (`world`); each run also adds rows with its epoch through `cx.begin()`,
+//! and tasks that outlive their run try to. `invariants` says what must be true of them.
 //!
-//! `cargo test -p service-tests --test database cluster::simulation` simulates fifty seeds. `CLUSTER_SEEDS=10000` simulates ten
-//! thousand, `CLUSTER_SEED=123` only seed 123 (with `CLUSTER_SEEDS=10`, ten from 123 on), and `CLUSTER_MINUTES=600` makes them
-//! longer. An error is printed with its seed and the end of the trace; `CLUSTER_TRACE=1` prints all of it.
+//! `cargo test -p service-tests --test database cluster::simulation` simulates fifty seeds. `CLUSTER_SEEDS=10000`
+//! simulates ten thousand, `CLUSTER_SEED=123` only seed 123 (with `CLUSTER_SEEDS=10`, ten from 123 on), and
+//! `CLUSTER_MINUTES=600` makes them longer. An error is printed with its seed and the end of the trace;
+//! `CLUSTER_TRACE=1` prints all of it.
 //!
-//! The same seed gives exactly the same trace: all replicas share one connection, which they get in the order in which they wait.
+//! The same seed gives exactly the same trace: all replicas share one connection, which they get in the order in which
+//! they wait.
 //!
-//! Not simulated, because all replicas are in one process and have one clock: a suspended process (a step of the server's clock is
-//! the same to the others), a request whose answer never arrives, and a transaction that is open for long: `real` has those. SQLite
-//! has one writer, so it does not matter here where in a transaction the lease is checked: `fencing` has that, on PostgreSQL.
+//! Not simulated, because all replicas are in one process and have one clock: a suspended process (a step of the
+//! server's clock is the same to the others), a request whose answer never arrives, and a transaction that is open for
+//! long: `real` has those. SQLite has one writer, so it does not matter here where in a transaction the lease is
+//! checked: `fencing` has that, on PostgreSQL.
 
 mod actor;
 mod cast;

@@ -212,7 +212,7 @@ impl Operator {
         self.later.push((at, later));
     }
 
-    // ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async fn fault(&mut self) {
         match self.rng.u32(0..100) {
@@ -318,8 +318,8 @@ impl Operator {
         self.after(1..750_000, Later::Resume(service));
     }
 
-    /// The server's clock steps forward: a lease expires, while its holder still trusts it. A process that was suspended is in the
-    /// same situation.
+    /// The server's clock steps forward: a lease expires, while its holder still trusts it. A process that was
+    /// suspended is in the same situation.
     async fn expire(&mut self) {
         let now = self.world.now();
         let services = if self.rng.bool() { self.world.services.clone() } else { vec![self.one_service()] };
@@ -370,7 +370,7 @@ impl Operator {
         self.read_events();
     }
 
-    // ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async fn end(&mut self) -> Left {
         self.world.tell("no further faults");
@@ -420,7 +420,7 @@ impl Operator {
         Left { rows, renewals, valid_leases, epochs, wall, calm, end }
     }
 
-    // ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn wall(&self) -> SystemTime {
         let wall = SystemTime::UNIX_EPOCH + START + Duration::from_millis(self.world.now());

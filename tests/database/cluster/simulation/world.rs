@@ -74,7 +74,8 @@ pub(super) struct Renewal {
     pub(super) end: Ms,
 }
 
-/// From when to when a replica could hold the lease of a service: it lives, reaches the database, and the service is started.
+/// From when to when a replica could hold the lease of a service: it lives, reaches the database, and the service is
+/// started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Able {
     pub(super) service: usize,

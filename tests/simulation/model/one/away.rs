@@ -1,5 +1,5 @@
-//! Blocking runs that timed out or were aborted: they cannot be cancelled, so they hold their instances until they return.
-//! If that takes too long, the incarnation ends without them.
+//! Blocking runs that timed out or were aborted: they cannot be cancelled, so they hold their instances until they
+//! return. If that takes too long, the incarnation ends without them.
 
 use super::*;
 

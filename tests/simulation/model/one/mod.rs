@@ -1,5 +1,5 @@
-//! The model of one service: its requests, and what it must have done by now. `lines` and `runs` check what it may do; `away`
-//! models a blocking run that timed out or was aborted and still runs.
+//! The model of one service: its requests, and what it must have done by now. `lines` and `runs` check what it may do;
+//! `away` models a blocking run that timed out or was aborted and still runs.
 
 mod away;
 mod lines;

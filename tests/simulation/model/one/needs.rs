@@ -1,5 +1,5 @@
-//! An outage of a resource that the service needs: its failures do not exhaust the service, and its end ends the wait for a
-//! retry.
+//! An outage of a resource that the service needs: its failures do not exhaust the service, and its end ends the wait
+//! for a retry.
 
 use super::*;
 
@@ -58,8 +58,8 @@ impl One {
         self.failures = 0;
     }
 
-    /// Returns the number of the next failure in a row, and whether it is past the limit. One that an outage excuses is not, and
-    /// leaves the count where it is.
+    /// Returns the number of the next failure in a row, and whether it is past the limit. One that an outage excuses is
+    /// not, and leaves the count where it is.
     pub(super) fn next_failure(&mut self, began: Ms) -> (u32, bool) {
         let most = self.part.max_failures.filter(|most| self.failures >= *most);
         if let Some(most) = most.filter(|_| self.part.needs_api && self.api.was_down_since(began)) {

@@ -500,7 +500,8 @@ impl Life {
         self.timetable.as_ref().is_some_and(Timetable::is_by_cron)
     }
 
-    /// Plans a fresh instance at once. If the run has left nothing to do, a schedule that does not begin with a run stays.
+    /// Plans a fresh instance at once. If the run has left nothing to do, a schedule that does not begin with a run
+    /// stays.
     pub(super) fn renew_at(&mut self, at: Ms) {
         let has_failed = self.retrying || self.verdict == Some(Verdict::Renew);
         let waits = self.timetable.as_ref().is_some_and(Timetable::begins_without_run)

@@ -5,8 +5,8 @@
 //! - all other items and their writes commit together, and only if each of their rows is completed;
 //! - a worker that is dropped cuts no commit short, and a commit without an answer ends after a minute.
 //!
-//! With `FEWER_GUARANTEES=1` it is the shortest code on PostgreSQL with the same statements for each row: one condition for both
-//! kinds of rows, an error that ends the worker, a plain commit.
+//! With `FEWER_GUARANTEES=1` it is the shortest code on PostgreSQL with the same statements for each row: one condition
+//! for both kinds of rows, an error that ends the worker, a plain commit.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The product, idle: how long a row waits until its run begins. Services have no schedule, so only the trigger of the table
-//! wakes them.
+//! The product, idle: how long a row waits until its run begins. Services have no schedule, so only the trigger of the
+//! table wakes them.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,9 +1,11 @@
-//! Measures what services with `scope = "cluster"` cost: 1,000 of them on three replicas, which are processes of their own.
+//! Measures what services with `scope = "cluster"` cost: 1,000 of them on three replicas, which are processes of their
+//! own.
 //!
-//! `replicas URL` on an empty PostgreSQL database with the extension `pg_stat_statements` prints statements and transactions a
-//! second, the processor time of each replica and of the server, and how long it takes until all services have a holder again
-//! after SIGKILL of one replica. `SERVICES` (1000), `SECONDS` (60) and `LEASE` (30, in seconds) in the environment change the size.
-//! The services have no runs of their own, so all that is measured is the coordination.
+//! `replicas URL` on an empty PostgreSQL database with the extension `pg_stat_statements` prints statements and
+//! transactions a second, the processor time of each replica and of the server, and how long it takes until all
+//! services have a holder again after SIGKILL of one replica. `SERVICES` (1000), `SECONDS` (60) and `LEASE` (30, in
+//! seconds) in the environment change the size. The services have no runs of their own, so all that is measured is the
+//! coordination.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -91,7 +93,8 @@ async fn counts(db: &DatabaseConnection) -> Result<[i64; 2]> {
     Ok([number(db, &statements).await?, number(db, transactions).await?])
 }
 
-/// Waits until as many leases are valid as there are services, apart from those of one process. Returns how long that took.
+/// Waits until as many leases are valid as there are services, apart from those of one process. Returns how long that
+/// took.
 async fn all_held(db: &DatabaseConnection, except: &str) -> Result<Duration> {
     let began = Instant::now();
     let services = i64::try_from(setting("SERVICES", 1_000)).map_err(Error::new)?;

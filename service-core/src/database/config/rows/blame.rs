@@ -1,5 +1,5 @@
-//! Finds the rows because of which the settings of a service cannot be read, if the error names none of them: a row can make a
-//! setting required that no layer sets, or contradict another one.
+//! Finds the rows because of which the settings of a service cannot be read, if the error names none of them: a row can
+//! make a setting required that no layer sets, or contradict another one.
 
 use super::{TableRow, TableRows, resolve_with};
 use crate::config::{ConfigError, is_option};
@@ -7,9 +7,9 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 
 impl TableRows {
-    /// Returns the rows without which the settings can be read, in their order and each with its error, as few as can be found. Only
-    /// rows that have changed since the settings could be read are suspected, if that is enough. `None`: the settings cannot be
-    /// read without any rows either.
+    /// Returns the rows without which the settings can be read, in their order and each with its error, as few as can
+    /// be found. Only rows that have changed since the settings could be read are suspected, if that is enough. `None`:
+    /// the settings cannot be read without any rows either.
     pub(super) fn blamed(
         &self,
         services: &Services,

@@ -1,4 +1,5 @@
-//! What follows repeated failures: retries without limit, runs that are given up, fresh instances, and what health says.
+//! What follows repeated failures: retries without limit, runs that are given up, fresh instances, and what health
+//! says.
 
 use super::*;
 use crate::config::options::{Exhausted, UNLIMITED};

@@ -1,4 +1,5 @@
-//! No request is lost, whenever it arrives: before the loop checks, between its check and its wait, or from another thread.
+//! No request is lost, whenever it arrives: before the loop checks, between its check and its wait, or from another
+//! thread.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};

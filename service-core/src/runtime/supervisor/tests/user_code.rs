@@ -1,5 +1,5 @@
-//! User code may call back into its context, or panic, wherever it is called: also where its errors are printed, and where
-//! its errors, instances and futures are dropped.
+//! User code may call back into its context, or panic, wherever it is called: also where its errors are printed, and
+//! where its errors, instances and futures are dropped.
 
 use std::fmt;
 use std::sync::mpsc;
