@@ -10,6 +10,16 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     known.filter(|(far, known)| is_near(*far, known)).min().map(|(_, known)| known)
 }
 
+/// Whether `name` is probably `near` with a typing mistake. A short name is near to many words: `relay` is not a misspelt
+/// `delay`.
+pub(crate) fn is_probably(name: &str, near: &str) -> bool {
+    match distance(name, near) {
+        1 => near.len() >= 6,
+        2 => near.len() >= 7,
+        _ => false,
+    }
+}
+
 /// Counts the edits (insert, delete, replace, swap of neighbours) between two names.
 pub(crate) fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());

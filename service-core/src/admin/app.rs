@@ -55,11 +55,6 @@ impl Core {
         }
     }
 
-    /// Called when something is served: from now on services keep their last runs.
-    pub(crate) fn activate(&self, registry: &ServiceRegistry) {
-        registry.inner.services.keep_runs();
-    }
-
     fn audit(&self) -> MutexGuard<'_, VecDeque<AuditEntry>> {
         self.audit.lock()
     }

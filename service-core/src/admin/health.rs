@@ -14,14 +14,10 @@ use crate::observe::health::{HealthStatus, ServiceHealth};
 
 /// How long the runtime of the services may take to answer.
 const RUNTIME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after `shutdown_timeout` a shutdown is overdue.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// `GET /health/live`. It depends on no database and on no service.
 pub(crate) async fn live(State(app): AppState, Extension(caller): Extension<Caller>) -> (StatusCode, Json<Value>) {
-    let problem = if let Some(going) = app.registry.session().closing_for()
-        && going > app.registry.inner.shutdown_timeout + SHUTDOWN_GRACE
-    {
+    let problem = if let Some(going) = app.registry.inner.overdue_shutdown() {
         Some(format!("a shutdown has been in progress for {}", humanize::long(going)))
     } else {
         let answered = tokio::time::timeout(RUNTIME_TIMEOUT, app.on_home(async {})).await;

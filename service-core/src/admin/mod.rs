@@ -98,7 +98,7 @@ pub use crate::admin::grafana::grafana_dashboard;
 /// ```
 pub fn router(services: &ServiceRegistry) -> Router {
     let admin = Admin::of(services);
-    admin.core.activate(services);
+    services.inner.services.keep_runs();
     routes::router(App::new(services.clone(), admin.core.clone(), Access::new(Exposure::Mounted, admin.token.clone())))
 }
 

@@ -101,7 +101,6 @@ impl Admin {
         let in_use = |error| Error::msg(format!("cannot serve the admin interface on {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(in_use)?;
         let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
-        self.core.activate(registry);
         let app = App::new(registry.clone(), self.core.clone(), Access::new(exposure, self.token.clone()));
         let started = Server::start(listener, routes::router(app), self.core.events.clone()).map_err(in_use)?;
         info!("the admin interface is at http://{}/", started.address);
@@ -112,6 +111,8 @@ impl Admin {
 
 impl Companion for Admin {
     fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>> {
+        // Also for a router that the application mounts later.
+        registry.inner.services.keep_runs();
         Box::pin(std::future::ready(self.serve(registry)))
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, RwLock, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::lease_table::LeaseTable;
-use crate::cluster::replica_table::{Replica, ReplicaService};
+use crate::cluster::replica_table::{FORGOTTEN, Replica, ReplicaService};
 use crate::cluster::request_table::{Action, Request, RequestProgress, VOID_AFTER};
 use crate::cluster::sharing;
 use crate::log::debug;
@@ -74,12 +74,9 @@ pub(super) struct Fleet {
     reporting: Arc<RwLock<()>>,
 }
 
-/// Requests that this replica carries out, or has, while they are stored.
-#[derive(Debug, Default)]
-struct Known {
-    resets: BTreeSet<String>,
-    runs: BTreeSet<String>,
-}
+/// The requests that this replica has carried out or does, and since when. They are kept for as long as they are
+/// stored: if the clock of the database is set back, they are read again.
+type Known = BTreeMap<String, Instant>;
 
 impl Fleet {
     pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
@@ -261,14 +258,13 @@ impl Fleet {
     async fn serve(&self, registry: &ServiceRegistry, known: &mut Known) -> Result<()> {
         let _serving = self.serving.lock().await;
         let requests = self.table.read_requests(LIMIT).await?;
-        for known in [&mut known.resets, &mut known.runs] {
-            known.retain(|id| requests.iter().any(|request| request.id == *id));
-        }
+        known.retain(|_, since| since.elapsed() < FORGOTTEN);
         for request in requests {
             let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
             match request.action {
                 Action::Reset => {
-                    if known.resets.insert(request.id) && service.inner.lock().state() == ServiceState::Failed {
+                    let is_new = known.insert(request.id, Instant::now()).is_none();
+                    if is_new && service.inner.lock().state() == ServiceState::Failed {
                         let handle = registry.handle(service);
                         // Its start may take long. If it fails, the service is `Failed` again.
                         tokio::spawn(async move { _ = handle.reset_here().await });
@@ -284,11 +280,11 @@ impl Fleet {
                     }
                     removed?;
                 }
-                Action::Run if !known.runs.contains(&request.id) && service.inner.serves_other_replicas(true) => {
+                Action::Run if !known.contains_key(&request.id) && service.inner.serves_other_replicas(true) => {
                     if self.table.take_request(&request.id, LIMIT).await? {
                         let id = request.id.clone();
                         match self.carry_out(&service.inner, request) {
-                            true => _ = known.runs.insert(id),
+                            true => _ = known.insert(id, Instant::now()),
                             false => self.table.give_back(&id, LIMIT).await?,
                         }
                     }
@@ -308,14 +304,13 @@ impl Fleet {
             return false;
         }
         let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
+        let carried_out_by = service.clone();
         // An error means that the shutdown waits already.
         let reporting = self.reporting.clone().try_read_owned();
         tokio::spawn(async move {
             let _reporting = reporting;
             let report = match requested {
-                Ok(()) => {
-                    report.await.map_err(|_| Error::msg(format!("service `{id}` ended before the requested run")))
-                }
+                Ok(()) => report.await.map_err(|_| carried_out_by.ended_before_run()),
                 Err(error) => Err(error),
             };
             let ended = Instant::now();

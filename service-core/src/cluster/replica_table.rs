@@ -12,8 +12,8 @@ use crate::rfc3339;
 use crate::service::error::Result;
 use crate::service::state::ServiceState;
 
-/// Rows of replicas that have not been seen for this long are removed.
-const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// Rows of replicas that have not been seen for this long, and requests that are this old, are removed.
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// A run that a replica has taken may last: its request is removed after this time.
 const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 

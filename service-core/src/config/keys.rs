@@ -182,7 +182,7 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Names(part(|o| update(o).map(|o| o.wake_on.clone()), |o, v| o.wake_on = v)),
         "topics whose notifications make the next run due at once, in addition to the schedule",
     )
-    .rules(&[Rule::Update, Rule::OneService])
+    .rules(&[Rule::Update])
     .synonyms(&["topics", "listen"]),
     key(
         "instances",

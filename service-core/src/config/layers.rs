@@ -38,6 +38,11 @@ impl Layer {
         let plain = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
         self == Self::Environment && key.bytes().map(plain).eq(meant.bytes().map(plain))
     }
+
+    /// Whether a key of this layer is the field, as written or as it is meant.
+    pub(crate) fn names(self, key: &str, field: &str) -> bool {
+        key == field || self.is_meant(key, field)
+    }
 }
 
 impl fmt::Display for Layer {

@@ -21,7 +21,7 @@ use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::{CatchUp, LongRun, Schedule};
-use crate::suggest::{distance, nearest};
+use crate::suggest::{distance, is_probably, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.
 pub(crate) struct Row {
@@ -533,28 +533,21 @@ impl<'a> Resolver<'a> {
     /// key, that is an error when the settings are read.
     fn check_undeclared(&mut self, key: &str, setting: Box<Setting>, has_type: bool) {
         let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
-        // A short name is near to many words: `relay` is not a misspelt `delay`.
-        let is_misspelt = match distance(key, near) {
-            1 => near.len() >= 6,
-            2 => near.len() >= 7,
-            _ => false,
-        };
-        match distance(key, near) {
-            _ if is_misspelt && !has_type => {
-                let hint = format!("did you mean `{near}`?");
-                self.errors.push(ConfigError::UnknownKey { setting, hint });
-            }
-            far if is_misspelt || far == 1 => self.warnings.push(format!(
+        let is_misspelt = is_probably(key, near);
+        if is_misspelt && !has_type {
+            let hint = format!("did you mean `{near}`?");
+            self.errors.push(ConfigError::UnknownKey { setting, hint });
+        } else if is_misspelt || distance(key, near) == 1 {
+            self.warnings.push(format!(
                 "{setting} is read as a setting of the service: if the option `{near}` is meant, correct the name"
-            )),
-            _ => {}
+            ));
         }
     }
 }
 
 /// Whether the settings have this field.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
-    fields.iter().any(|field| *field == key || node.origin.layer.is_meant(key, field))
+    fields.iter().any(|field| node.origin.layer.names(key, field))
 }
 
 /// Whether a value, or an item of a list, has a `${…}` with the name of a secret.

@@ -1,14 +1,18 @@
 //! [`Settings`]: a service's own settings, and reading them as its type.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use super::deserialize::{self, Subject};
-use super::errors::ConfigError;
+use super::errors::{ConfigError, Setting};
 use super::fields::fields;
 use super::keys;
-use super::values::{Table, Value};
+use super::values::{Node, Table, Value};
+use crate::suggest::{is_probably, nearest};
+use crate::sync::Mutex;
 
 /// A service's own settings, merged from all layers. `Debug` shows only keys and places.
 #[derive(Clone)]
@@ -17,11 +21,13 @@ pub(crate) struct Settings {
     root: Value,
     /// The name of the file, for errors about missing settings.
     file: String,
+    /// The keys that `misspelt` has returned.
+    reported: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Settings {
     pub(super) fn new(table: Table, file: &str) -> Self {
-        Self { root: Value::Table(table), file: file.to_owned() }
+        Self { root: Value::Table(table), file: file.to_owned(), reported: Arc::default() }
     }
 
     /// Reads the settings that `T` has fields for.
@@ -38,6 +44,26 @@ impl Settings {
     /// As for [`get`](Self::get); and a nested key is unknown.
     pub(crate) fn get_all<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
         self.read(service, true)
+    }
+
+    /// Describes each key that is no field of `T` but similar to one that is not set, when it is first found. It is
+    /// probably misspelt, but may also be a field of another type that the service reads.
+    pub(crate) fn misspelt<T: DeserializeOwned>(&self, service: &str) -> Vec<String> {
+        let (Value::Table(table), Some(fields)) = (&self.root, fields::<T>()) else { return Vec::new() };
+        let is_field = |key: &str, node: &Node| fields.iter().any(|field| node.origin.layer.names(key, field));
+        let is_set = |field: &str| table.iter().any(|(key, node)| node.origin.layer.names(key, field));
+        let mut found = Vec::new();
+        for (key, node) in table.iter().filter(|(key, node)| !is_field(key, node)) {
+            let near = nearest(key, fields.iter().copied().filter(|field| !is_set(field)));
+            let near = near.filter(|near| is_probably(key, near) && !node.origin.is_set_for_all());
+            if let Some(near) = near
+                && self.reported.lock().insert(key.clone())
+            {
+                let setting = Setting::new(service, key, &node.origin);
+                found.push(format!("{setting}: is not read, did you mean `{near}`?"));
+            }
+        }
+        found
     }
 
     fn read<T: DeserializeOwned>(&self, service: &str, complete: bool) -> Result<T, ConfigError> {

@@ -343,6 +343,12 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
         return (status, Some(late));
     }
     let (count, error) = (snapshot.status.failures, last_error(snapshot));
+    let success = || match snapshot.status.stats.last_success {
+        Some(at) => format!("last success {} ago", humanize::long(now.saturating_duration_since(at))),
+        None => "no success yet".to_owned(),
+    };
+    let failed = snapshot.status.since_success;
+    let since = if failed > 1 { format!("; {}", success()) } else { String::new() };
     let failures = humanize::failures(count, snapshot.options.max_failures);
     // After a run that was given up, the service is unhealthy until a run succeeds.
     let failing = if snapshot.status.given_up { Unhealthy } else { Degraded };
@@ -353,21 +359,16 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
             Some(WaitReason::Restart) => {
                 (Unhealthy, Some(format!("failed, restarting with a fresh instance in {wait}{error}")))
             }
-            _ => (failing, Some(format!("backing off after {failures}, retrying in {wait}{error}"))),
+            _ => (failing, Some(format!("backing off after {failures}, retrying in {wait}{since}{error}"))),
         };
     }
-    let success = || match snapshot.status.stats.last_success {
-        Some(at) => format!("last success {} ago", humanize::long(now.saturating_duration_since(at))),
-        None => "no success yet".to_owned(),
-    };
-    let failed = snapshot.status.since_success;
     if snapshot.status.given_up && !snapshot.status.in_run() {
         let reason =
             format!("gave up after {failed} failures in a row, waiting for the next run; {}{error}", success());
         return (Unhealthy, Some(reason));
     }
     if count > 0 {
-        return (failing, Some(format!("retrying after {failures}{error}")));
+        return (failing, Some(format!("retrying after {failures}{since}{error}")));
     }
     if failed > 1 || snapshot.status.given_up {
         return (failing, Some(format!("{failed} failures in a row; {}{error}", success())));

@@ -15,7 +15,7 @@ use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
-use crate::service::error::{Error, Result};
+use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
@@ -254,11 +254,13 @@ impl ServiceHandle {
             return self.registry.waiting(leases.request_run(self.inner())).await;
         }
         let (waiter, report) = oneshot::channel();
-        self.inner().request_run(Some(waiter))?;
-        self.registry
-            .waiting(report)
-            .await
-            .map_err(|_| Error::msg(format!("service `{}` ended before the requested run", self.id())))
+        if let Err(error) = self.inner().request_run(Some(waiter)) {
+            // It may have been handed over since.
+            let leases = self.registry.inner.extension.leases().filter(|_| self.state() == ServiceState::Standby);
+            let Some(leases) = leases else { return Err(error.into()) };
+            return self.registry.waiting(leases.request_run(self.inner())).await;
+        }
+        self.registry.waiting(report).await.map_err(|_| self.inner().ended_before_run())
     }
 
     /// Whether the service does not run here, and another replica holds its lease.

@@ -27,6 +27,9 @@ use crate::runtime::services::Services;
 use crate::service::error::Result;
 use crate::sync::Mutex;
 
+/// How long after `shutdown_timeout` a shutdown is overdue.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
 /// ```no_run
@@ -67,6 +70,12 @@ impl RegistryInner {
     /// Whether time only moves in calls that wait for services.
     pub(super) fn holds_time(&self) -> bool {
         self.virtual_time.as_ref().is_some_and(|time| time.is_held())
+    }
+
+    /// How long a shutdown has been in progress that should have ended; `None` if there is none.
+    pub(crate) fn overdue_shutdown(&self) -> Option<Duration> {
+        let limit = self.shutdown_timeout.saturating_add(SHUTDOWN_GRACE);
+        self.session.lock().closing_for().filter(|going| *going > limit)
     }
 }
 

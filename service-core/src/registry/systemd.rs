@@ -98,7 +98,7 @@ impl SystemdNotifier {
         let runtime = registry.inner.home.handle()?;
         tasks.push(runtime.spawn(report_status(Arc::downgrade(&registry.inner), socket.clone())));
         if let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) {
-            tasks.push(runtime.spawn(feed_watchdog(socket.clone(), limit / 2)));
+            tasks.push(runtime.spawn(feed_watchdog(Arc::downgrade(&registry.inner), socket.clone(), limit / 2)));
         }
         Ok(())
     }
@@ -123,10 +123,12 @@ async fn report_status(registry: Weak<RegistryInner>, socket: Arc<Socket>) {
     }
 }
 
-/// Sends the messages that the watchdog wants, as long as this runtime answers.
-async fn feed_watchdog(socket: Arc<Socket>, every: Duration) {
+/// Sends the messages that the watchdog wants, as long as this runtime answers and no shutdown hangs.
+async fn feed_watchdog(registry: Weak<RegistryInner>, socket: Arc<Socket>, every: Duration) {
     loop {
-        socket.send(&[NotifyState::Watchdog]);
+        if registry.upgrade().is_none_or(|registry| registry.overdue_shutdown().is_none()) {
+            socket.send(&[NotifyState::Watchdog]);
+        }
         tokio::time::sleep(every).await;
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::log::warn;
 use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
@@ -98,14 +99,17 @@ impl Context {
         self.run
     }
 
-    /// Reads the service's own settings as `T`.
+    /// Reads the service's own settings as `T`. A key that is similar to a field of `T` that is not set is logged as a
+    /// warning, once: it is probably misspelt.
     ///
     /// # Errors
     /// A setting is missing or wrong: the error names the setting, its layer, the value found and the value expected.
     /// It is fatal: a service that returns it fails at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         let resolved = self.service.lock().requests.resolved.clone();
-        resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
+        let id = &self.service.id;
+        resolved.settings.misspelt::<T>(id).iter().for_each(|warning| warn!(service.id = %id, "{warning}"));
+        resolved.settings.get::<T>(id).map_err(Error::fatal)
     }
 
     /// Reads all settings as the type that `configure` takes.

@@ -61,6 +61,8 @@ pub(crate) enum Limit {
     LongRun,
     /// At this moment, or at the end of the time that a stop has for `cleanup`.
     Cleanup(Instant),
+    /// At this moment, or at the end of a shutdown: for the last steps of a loop.
+    Last(Instant),
     /// At this moment only: the loop has ended, and a stop may belong to the next one.
     Late(Instant),
 }
@@ -203,6 +205,7 @@ impl Invoker {
         let stop = state.requests.stop.as_deref();
         let by_stop = match limit {
             Limit::Cleanup(_) => stop.and_then(|stop| stop.cleanup),
+            Limit::Last(_) => stop.and_then(|stop| stop.end),
             _ => stop.and_then(|stop| stop.run),
         };
         let by_limit = match limit {
@@ -211,7 +214,7 @@ impl Invoker {
                 let timeout = state.requests.options.timeout;
                 timeout.zip(state.status.stats.last_started).map(|(timeout, started)| later(started, timeout))
             }
-            Limit::Cleanup(at) | Limit::Late(at) => Some(at),
+            Limit::Cleanup(at) | Limit::Last(at) | Limit::Late(at) => Some(at),
         };
         match (by_stop, by_limit) {
             (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => Some((stop, Some(Cancelled::Aborted))),
@@ -268,8 +271,8 @@ mod tests {
         use Cancelled::{Aborted, TimedOut};
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
-        // (limit, `timeout`, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached,
-        // by what)
+        // (limit, `timeout`, seconds until a stop aborts the run and the cleanup (and a second later the last steps),
+        // seconds until the limit is reached, by what)
         let table = [
             (Limit::Stop, None, None, None),
             (Limit::Stop, Some(7), Some((8, 9)), Some((8, Aborted))),
@@ -281,6 +284,8 @@ mod tests {
             (Limit::Run, Some(7), Some((5, 9)), Some((5, Aborted))),
             (Limit::Cleanup(after(7)), None, Some((5, 9)), Some((7, TimedOut))),
             (Limit::Cleanup(after(7)), None, Some((5, 6)), Some((6, Aborted))),
+            (Limit::Last(after(7)), None, Some((4, 5)), Some((6, Aborted))),
+            (Limit::Last(after(7)), None, Some((7, 8)), Some((7, TimedOut))),
             (Limit::Late(after(7)), None, Some((5, 6)), Some((7, TimedOut))),
         ];
         for (limit, timeout, stop, expected) in table {
@@ -291,9 +296,8 @@ mod tests {
                 state.status.begin_run(now);
             });
             if let Some((run, cleanup)) = stop {
-                let stop =
-                    StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), ..StopRequest::default() };
-                invoker.service.request_stop(stop);
+                let (run, cleanup, end) = (Some(after(run)), Some(after(cleanup)), Some(after(cleanup + 1)));
+                invoker.service.request_stop(StopRequest { run, cleanup, end, ..StopRequest::default() });
             }
             let (deadline, _) = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);
             let expected = expected.map(|(seconds, cancelled)| (after(seconds), Some(cancelled)));

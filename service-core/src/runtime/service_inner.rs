@@ -20,7 +20,7 @@ use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
 use crate::schedule::{LongRun, Schedule};
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 use crate::sync::Mutex;
@@ -208,6 +208,17 @@ impl ServiceInner {
         state.request_run(&self.id)?;
         state.requests.waiters.extend(waiter);
         Ok(())
+    }
+
+    /// The error of a requested run whose report will not come.
+    pub(crate) fn ended_before_run(&self) -> Error {
+        let id = &self.id;
+        match self.lock().state() {
+            ServiceState::Standby => {
+                Error::msg(format!("the lease of service `{id}` was lost before the requested run had ended"))
+            }
+            _ => Error::msg(format!("service `{id}` ended before the requested run")),
+        }
     }
 
     /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls

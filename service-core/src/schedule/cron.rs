@@ -348,13 +348,17 @@ impl CronTimer {
     }
 
     /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and
-    /// the present time is to be recorded.
+    /// the present time is to be recorded: with the fire of the current run, if there is one, because its retries must
+    /// find in the database what the run has recorded there.
     pub(crate) fn follow(&mut self, schedule: &CronSchedule, now: SystemTime) {
         let text = schedule.text();
         let previous = self.schedule.replace(text.as_str().into());
         if previous.is_some_and(|previous| *previous != *text) {
             self.forget_missed();
-            self.unrecorded = Some((now, false));
+            match self.in_run {
+                Some(_) => self.skip(now, now),
+                None => self.unrecorded = Some((now, false)),
+            }
         }
     }
 

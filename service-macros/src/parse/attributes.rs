@@ -6,6 +6,8 @@ use syn::parse::Parser;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Meta, Token};
 
+use crate::parse::words::mentions;
+
 /// What generated code takes over from an item.
 #[derive(Default)]
 pub(crate) struct Inherited {
@@ -61,7 +63,7 @@ impl Inherited {
             (Some("allow" | "warn"), Meta::List(_)) => self.lints.extend(attribute(meta.to_token_stream())),
             // The expectation is fulfilled by the user's item; in generated code there may be nothing to expect.
             (Some("expect"), Meta::List(list)) => {
-                self.expects_deprecated |= mentions_deprecated(&list.tokens);
+                self.expects_deprecated |= mentions(list.tokens.clone(), "deprecated");
                 // Code that allows to be unused counts as a use of what it calls, which then is not unused, as
                 // expected.
                 let lints = metas(&list.tokens).into_iter().filter(|lint| {
@@ -85,14 +87,6 @@ impl Inherited {
 fn metas(list: &TokenStream) -> Vec<Meta> {
     let metas = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list.clone());
     metas.map(|metas| metas.into_iter().collect()).unwrap_or_default()
-}
-
-fn mentions_deprecated(tokens: &TokenStream) -> bool {
-    tokens.clone().into_iter().any(|token| match token {
-        proc_macro2::TokenTree::Ident(ident) => ident == "deprecated",
-        proc_macro2::TokenTree::Group(group) => mentions_deprecated(&group.stream()),
-        _ => false,
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! nicknames such as `@daily`.
 
 use crate::parse::dates::{Dates, Item, Joined, Nth};
+use crate::spelling::nearest;
 
 struct Field {
     name: &'static str,
@@ -221,7 +222,11 @@ impl Field {
     }
 }
 
-/// Checks the form of an IANA time zone. Only the runtime has the list of those that exist.
+/// The names of the IANA time zones that the runtime knows, a line each.
+const ZONES: &str = include_str!("zones.txt");
+
+/// Checks the name of an IANA time zone. Of the names without an area, only `UTC` and `GMT` are accepted: others, such as
+/// `CET`, are old.
 pub(crate) fn check_zone(text: &str) -> Result<(), String> {
     let wanted = "write the full name, for example \"Europe/Vienna\", or \"UTC\"";
     if text.is_empty() {
@@ -235,16 +240,28 @@ pub(crate) fn check_zone(text: &str) -> Result<(), String> {
             && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+'))
     };
     let parts: Vec<&str> = text.split('/').collect();
-    if (2..=3).contains(&parts.len()) && parts.iter().all(|part| part_ok(part)) {
-        Ok(())
-    } else {
-        Err(format!("is not of the form `Area/City`: {wanted}"))
+    if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| part_ok(part)) {
+        return Err(format!("is not of the form `Area/City`: {wanted}"));
     }
+    if ZONES.lines().any(|zone| zone == text) {
+        return Ok(());
+    }
+    Err(match nearest(text, ZONES.lines()) {
+        Some(near) => format!("is not a known time zone, did you mean `{near}`?"),
+        None => format!("is not a known time zone: {wanted}"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `UPDATE_EXPECT=1` writes the list.
+    #[test]
+    fn the_time_zones_are_those_of_the_runtime() {
+        let known: Vec<&str> = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()).collect();
+        expect_test::expect_file!["./zones.txt"].assert_eq(&known.join("\n"));
+    }
 
     #[test]
     fn good_expressions_pass() {
@@ -331,13 +348,15 @@ mod tests {
     }
 
     #[test]
-    fn zones_look_like_zones() {
+    fn time_zones_are_known_by_their_full_names() {
         for good in ["UTC", "Europe/Vienna", "America/Argentina/Buenos_Aires", "Etc/GMT+5"] {
             assert_eq!(check_zone(good), Ok(()), "{good}");
         }
         for bad in ["", "CET", "Europe", "europe/vienna", "Europe/", "+02:00", "Europe Vienna"] {
             assert!(check_zone(bad).is_err(), "{bad}");
         }
+        assert_eq!(check_zone("Europe/Viena"), Err("is not a known time zone, did you mean `Europe/Vienna`?".to_owned()));
+        assert!(check_zone("Middle/Earth").unwrap_err().starts_with("is not a known time zone: write the full name"));
         // These are in the IANA list.
         for old in ["CET", "EST5EDT", "Japan"] {
             assert!(check_zone(old).unwrap_err().starts_with("is not of the form `Area/City`"), "{old}");

@@ -10,3 +10,4 @@ pub(crate) mod names;
 pub(crate) mod reads;
 pub(crate) mod units;
 pub(crate) mod value;
+pub(crate) mod words;

@@ -9,6 +9,7 @@ use syn::ext::IdentExt;
 use syn::{FnArg, Pat, PatType, Signature};
 
 use crate::parse::item::{Function, Method};
+use crate::parse::words::mentions;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReadsSettings {
@@ -46,14 +47,6 @@ fn arguments(sig: &Signature) -> impl Iterator<Item = &PatType> {
 
 fn is_named_context(argument: &PatType) -> bool {
     mentions(argument.ty.to_token_stream(), "Context")
-}
-
-fn mentions(tokens: TokenStream, word: &str) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(found) => found == word,
-        TokenTree::Group(group) => mentions(group.stream(), word),
-        _ => false,
-    })
 }
 
 /// The names of the arguments that are the context. The first of a lifecycle method is, whatever its type is called.

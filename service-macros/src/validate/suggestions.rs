@@ -4,13 +4,14 @@
 //! most, and only if more indicates a mistake: the signature fits, the method is private, and nothing in the impl calls
 //! it.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
 
 use crate::model::{Hint, Model};
 use crate::parse::attributes::Inherited;
 use crate::parse::item::{Impl, Method};
+use crate::parse::words::mentions;
 use crate::spelling::{self, distance};
 use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_named_context, is_reference, text};
 
@@ -53,7 +54,7 @@ pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
     for method in &item.methods {
         let Some((meant, write)) = nearly_meant(method, model) else { continue };
         let ident = &method.sig.ident;
-        let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
+        let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), &ident.to_string()));
         if is_called || !matches!(method.vis, Visibility::Inherited) {
             continue;
         }
@@ -116,12 +117,4 @@ fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'stati
 
 fn is_named_context_reference(ty: &Type) -> bool {
     matches!(ty, Type::Reference(reference) if is_named_context(&reference.elem))
-}
-
-fn mentions(tokens: TokenStream, ident: &Ident) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(found) => found == *ident,
-        TokenTree::Group(group) => mentions(group.stream(), ident),
-        _ => false,
-    })
 }

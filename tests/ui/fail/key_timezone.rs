@@ -23,4 +23,7 @@ async fn empty_text() {}
 #[service(timezone = "UTC", timezone = "UTC", cron = "@daily")]
 async fn twice() {}
 
+#[service(timezone = "Europe/Viena", cron = "@daily")]
+async fn misspelt() {}
+
 fn main() {}

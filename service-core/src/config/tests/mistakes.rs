@@ -294,6 +294,30 @@ fn nested_keys_that_no_field_reads_are_mistakes() {
 }
 
 #[test]
+fn a_misspelt_key_of_settings_that_code_reads_by_itself_is_found_once() {
+    #[derive(serde::Deserialize)]
+    #[allow(dead_code, reason = "only its fields matter")]
+    struct Settings {
+        #[serde(default)]
+        batch_size: u32,
+        host: String,
+    }
+    let misspelt = |text: &'static str| {
+        let resolved = toml(text).load().resolve(Target::new("mail", undeclared(), None), &[]).unwrap();
+        [resolved.settings.misspelt::<Settings>("mail"), resolved.settings.misspelt::<Settings>("mail")]
+    };
+    let warning = "`batch_sise` of service `mail` (services.toml:3): is not read, did you mean `batch_size`?";
+    assert_eq!(misspelt("[mail]\nhost = \"h\"\nbatch_sise = 5"), [vec![warning.to_owned()], vec![]]);
+    // A field of another type: the field of this one is set, or the names are not similar enough.
+    for other in ["batch_size = 1\nbatch_sizes = 5", "hosts = 5", "colour = 5"] {
+        assert_eq!(
+            misspelt(Box::leak(format!("[mail]\n{other}").into_boxed_str())),
+            [const { Vec::<String>::new() }; 2]
+        );
+    }
+}
+
+#[test]
 fn keys_behind_flatten_that_nothing_reads_are_mistakes() {
     #[derive(serde::Deserialize, Debug)]
     #[allow(dead_code, reason = "only read")]

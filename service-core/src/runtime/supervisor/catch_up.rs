@@ -121,10 +121,8 @@ impl Supervisor {
         }
         let service = self.cx.service.clone();
         let limit = self.options.drain_timeout.min(RECORD_TIMEOUT);
-        let limit = match at_end {
-            true => Limit::Late(self.last_deadline(limit)),
-            false => Limit::Cleanup(later(Instant::now(), limit)),
-        };
+        let limit = later(Instant::now(), limit);
+        let limit = if at_end { Limit::Last(limit) } else { Limit::Cleanup(limit) };
         let started: Option<SystemTime> =
             service.lock().status.stats.last_started.map(|started| service.shared.clock.wall(started));
         let record = extension.record_fire(&service, schedule, fire, started);

@@ -215,7 +215,7 @@ impl Supervisor {
             Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_) if !is_over && is_first => Duration::ZERO,
             _ => return,
         };
-        let limit = Limit::Late(later(now, RECORD_TIMEOUT));
+        let limit = Limit::Last(later(now, RECORD_TIMEOUT));
         let _ = self.invoker.invoke(pin!(leases.record_point(service, epoch, age)), limit).await;
     }
 
@@ -273,15 +273,8 @@ impl Supervisor {
             return;
         }
         // Also if `cleanup` has used up its time: otherwise the service would have no holder until the lease expires.
-        let limit = Limit::Late(self.last_deadline(RELEASE_TIMEOUT));
+        let limit = Limit::Last(later(Instant::now(), RELEASE_TIMEOUT));
         let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
-    }
-
-    /// The limit of the last steps of a loop. In a shutdown they have what is left after the time of `cleanup`.
-    pub(super) fn last_deadline(&self, limit: Duration) -> Instant {
-        let at = later(Instant::now(), limit);
-        let end = self.cx.service.lock().requests.stop.as_deref().and_then(|stop| stop.end);
-        end.map_or(at, |end| end.min(at))
     }
 }
 

@@ -335,6 +335,22 @@ mod with_the_feature {
     }
 
     #[test]
+    fn another_schedule_is_recorded_only_after_the_run_whose_fire_may_be_retried() {
+        let (daily, hourly) = (schedule("0 3 * * *", "UTC"), schedule("0 * * * *", "UTC"));
+        let (fire, changed) = (at("2026-01-01 03:00:00"), at("2026-01-01 03:05:00"));
+        let mut timer = CronTimer::default();
+        timer.follow(&daily, at("2026-01-01 02:00:00"));
+        timer.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
+        assert_eq!(timer.serve(), Some(fire));
+        timer.follow(&hourly, changed);
+        assert_eq!(timer.unrecorded(), None, "the run may have recorded its fire in its own transaction");
+        timer.done();
+        assert_eq!(timer.unrecorded(), Some(changed));
+        timer.follow(&daily, at("2026-01-01 04:05:00"));
+        assert_eq!(timer.unrecorded(), Some(at("2026-01-01 04:05:00")), "no run is in progress");
+    }
+
+    #[test]
     fn a_fire_that_waits_for_its_jitter_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
         let mut plan = CronTimer::default();
