@@ -1,6 +1,7 @@
 //! The token, other sites and other hosts.
 
 use axum::Router;
+use service_core::ServiceRegistry;
 
 use crate::site::{Answer, Site, TOKEN, builder, send};
 
@@ -26,6 +27,10 @@ async fn mounted(token: Option<&str>) -> Site {
     };
     let services = builder.build().await.unwrap();
     services.start().await.unwrap();
+    mount(services).await
+}
+
+async fn mount(services: ServiceRegistry) -> Site {
     let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -43,6 +48,21 @@ async fn the_description_says_where_the_interface_is_mounted() {
     let answer = mounted.send("GET", "/admin/openapi.json", &[("Authorization", &authorization)], "").await;
     let servers = answer.json()["servers"].take();
     assert_eq!(servers, serde_json::json!([{"url": "/admin"}]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_before_the_interface_is_mounted_are_shown() {
+    let services = builder().admin_token("s3cret").start_all().await.unwrap();
+    services.get("steady").unwrap().run_now().await.unwrap();
+    let site = mount(services).await;
+    let authorization = bearer("s3cret");
+    let runs = site.send("GET", "/admin/services/steady/runs", &[("Authorization", &authorization)], "").await;
+    assert!(runs.json().as_array().is_some_and(|runs| !runs.is_empty()), "{runs:?}");
+    let metrics = site.send("GET", "/admin/metrics", &[("Authorization", &authorization)], "").await.body;
+    let counted = |line: &str| {
+        line.starts_with("service_run_duration_seconds_count{service=\"steady\"}") && !line.ends_with(" 0")
+    };
+    assert!(metrics.lines().any(counted), "{metrics}");
 }
 
 fn bearer(token: &str) -> String {

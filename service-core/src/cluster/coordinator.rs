@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout};
 use crate::cluster::fleet::Fleet;
 use crate::cluster::lease_table::LeaseTable;
 use crate::database::registry_db::RegistryDb;
-use crate::database::single_task::SingleTask;
 use crate::log::debug;
 use crate::registry::service_registry::RegistryInner;
 use crate::runtime::lease::{Grant, Holder, Lease, LeaseClock};
@@ -26,6 +25,7 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::runtime::single_task::SingleTask;
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 

@@ -17,7 +17,6 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::registry_db::RegistryDb;
 use crate::database::service_db::ServiceDb;
-use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
@@ -34,6 +33,7 @@ use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::runtime::single_task::SingleTask;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;

@@ -24,7 +24,6 @@ pub(crate) mod registry_db;
 mod savepoints;
 mod schema;
 mod service_db;
-pub(crate) mod single_task;
 mod sqlite_connection;
 mod sqlite_file;
 mod statement_monitor;

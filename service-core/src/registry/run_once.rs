@@ -91,7 +91,7 @@ impl ServiceRegistry {
         report.map_err(|_| {
             let refusal = service.inner.lease.as_ref().and_then(|lease| lease.take_refusal());
             refusal.map_or_else(
-                || Error::msg(format!("service `{}` ended before the requested run", service.id())),
+                || service.inner.ended_before_run(),
                 |why| Error::msg(format!("service `{}` cannot run here: {why}", service.id())),
             )
         })

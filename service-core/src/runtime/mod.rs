@@ -33,6 +33,7 @@ pub(crate) mod runtime_state;
 pub(crate) mod service_inner;
 pub(crate) mod services;
 pub(crate) mod shared;
+pub(crate) mod single_task;
 pub(crate) mod status;
 pub(crate) mod supervisor;
 pub(crate) mod turn;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::panic::{self, Caught};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::resource::{Outage, Outages, Resource};
 use crate::runtime::services::Services;
+use crate::runtime::single_task::SingleTask;
 use crate::service::error::{Error, Result};
 
 /// How long one check may take.
@@ -34,16 +34,8 @@ pub(crate) struct Probe {
     last_check: Mutex<Option<Instant>>,
     check_requested: Notify,
     services: OnceLock<Weak<Services>>,
-    watching: AtomicBool,
-}
-
-/// The task that checks periodically.
-struct Watching(Arc<Probe>);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.watching.store(false, Ordering::SeqCst);
-    }
+    /// Checks periodically.
+    watching: SingleTask,
 }
 
 impl Probe {
@@ -67,7 +59,7 @@ impl Probe {
             last_check: Mutex::default(),
             check_requested: Notify::new(),
             services: OnceLock::new(),
-            watching: AtomicBool::new(false),
+            watching: SingleTask::default(),
         }
     }
 
@@ -84,12 +76,8 @@ impl Probe {
     /// Checks periodically until the registry is dropped or the runtime shuts down. Does nothing if a task does so
     /// already.
     pub(crate) fn keep_watching(self: &Arc<Self>, runtime: &Handle) {
-        if self.watching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let watching = Watching(self.clone());
-        runtime.spawn(async move {
-            let probe = &watching.0;
+        let probe = self.clone();
+        self.watching.start(runtime, || async move {
             while probe.services().is_some() {
                 probe.check_after(Instant::now()).await;
                 tokio::time::sleep(MIN_WAIT).await;

@@ -355,7 +355,10 @@ mod tests {
         for bad in ["", "CET", "Europe", "europe/vienna", "Europe/", "+02:00", "Europe Vienna"] {
             assert!(check_zone(bad).is_err(), "{bad}");
         }
-        assert_eq!(check_zone("Europe/Viena"), Err("is not a known time zone, did you mean `Europe/Vienna`?".to_owned()));
+        assert_eq!(
+            check_zone("Europe/Viena"),
+            Err("is not a known time zone, did you mean `Europe/Vienna`?".to_owned())
+        );
         assert!(check_zone("Middle/Earth").unwrap_err().starts_with("is not a known time zone: write the full name"));
         // These are in the IANA list.
         for old in ["CET", "EST5EDT", "Japan"] {

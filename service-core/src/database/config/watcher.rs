@@ -24,7 +24,6 @@ use crate::database::config::tables::{Override, all_overrides, end_of, expire_ov
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
 use crate::database::error_kind::ErrorKind;
-use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
 use crate::database::statement_monitor::StatementMonitor;
@@ -34,6 +33,7 @@ use crate::database::tx_context::TxContext;
 use crate::humanize;
 use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
+use crate::runtime::single_task::SingleTask;
 use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
 

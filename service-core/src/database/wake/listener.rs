@@ -22,11 +22,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::database::config::watcher::TableWatcher;
-use crate::database::single_task::SingleTask;
 use crate::database::wake::notifier::{CHANNEL, Notifier, Received};
 use crate::log::{debug, info, warn};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
+use crate::runtime::single_task::SingleTask;
 
 /// Repeated as a check that the connection works.
 const LISTEN: &str = "LISTEN service_wake";
