@@ -185,14 +185,22 @@ pub(crate) struct CodeEntry {
     pub(crate) call: usize,
 }
 
-/// Options that code gives a service. They override the attribute, and `services.toml` overrides them.
+/// Options that code gives a service. They override the attribute, and `services.toml` overrides them. Of two calls of
+/// one method, the later one applies.
+///
+/// A wrong value (a zero interval, two kinds of schedule, `cron` without its feature) is an error of
+/// [`build`](crate::RegistryBuilder::build), or of the awaited [`Register`](crate::Register). So are options that do
+/// not fit. A service with `run` has no schedule, `wake_on`, `initial_delay`, `jitter`, `exhausted` and `timeout`. One
+/// with `update` has no `idle_timeout`, `on_end`, `stable_after` and `readiness`.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use service_core::ServiceOptions;
+/// use service_core::prelude::*;
 ///
-/// let options = ServiceOptions::new().interval(Duration::from_secs(30)).restart_on_failure();
+/// let options = ServiceOptions::new().interval(Duration::from_secs(30)).max_failures(5);
+/// let builder = ServiceRegistry::builder().options_of("email_sender", options);
+/// # let _ = builder;
 /// ```
 #[derive(Clone)]
 #[must_use = "options do nothing before a service is registered with them"]
@@ -246,7 +254,8 @@ impl ServiceOptions {
         self.with("delay", time)
     }
 
-    /// Sets a cron schedule instead of an interval: five fields, or six with seconds first.
+    /// Sets a cron schedule instead of an interval, such as `"0 3 * * *"`: minute, hour, day of the month, month and
+    /// day of the week, in the time zone UTC by default. Six fields begin with the seconds. Needs the feature `cron`.
     ///
     /// When clocks change, a fixed time that is skipped fires at the end of the gap (several of them fire once), and a
     /// fixed time that occurs twice fires the first time. Expressions with "every" (`*`, `*/15`) follow the clock.
@@ -254,12 +263,13 @@ impl ServiceOptions {
         self.with("cron", expression.into())
     }
 
-    /// Sets the time zone of the cron schedule, by its IANA name. Default: `UTC`.
+    /// Sets the time zone of the cron schedule, by its IANA name. Default: `UTC`. Needs [`cron`](Self::cron).
     pub fn timezone(self, name: impl Into<String>) -> Self {
         self.with("timezone", name.into())
     }
 
-    /// Sets which cron fires are made up that were missed while no process was up. Default: none.
+    /// Sets which cron fires are made up that were missed while no process was up. Default: none. Needs
+    /// [`cron`](Self::cron), and a database, except [`CatchUp::None`].
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
         self.with("catch_up", catch_up.word())
     }
@@ -271,7 +281,8 @@ impl ServiceOptions {
         self.with("on_demand", on_demand)
     }
 
-    /// Sets the topics whose notifications make the next run due at once, in addition to the schedule. Default: none.
+    /// Sets the topics whose notifications make the next run due at once, in addition to the schedule. Default: none. A
+    /// topic has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`.
     pub fn wake_on<T: AsRef<str>>(self, topics: impl IntoIterator<Item = T>) -> Self {
         self.with("wake_on", list(topics.into_iter().map(|topic| Value::Str(topic.as_ref().to_owned()))))
     }

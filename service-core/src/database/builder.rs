@@ -72,22 +72,26 @@ impl ExtensionBuilder for DatabaseBuilder {
 impl RegistryBuilder {
     /// Uses a database connection of the application. On PostgreSQL the registry cannot distinguish a pool that
     /// services exhaust from a database that is down; with [`database_url`](Self::database_url) and
-    /// [`database_with`](Self::database_with) it can.
+    /// [`database_with`](Self::database_with) it can. Replaces [`database_url`](Self::database_url) and
+    /// [`database_with`](Self::database_with) if these are called as well.
     pub fn database(self, db: DatabaseConnection) -> Self {
         self.with_database(|database| database.connection = Some(db))
     }
 
-    /// Connects to the database at this URL, such as `sqlite:app.db` or `postgres://…`. The database may be down:
-    /// services that need it wait for it, and health shows that. The registry reads its tables through the services'
-    /// pool; if services use all connections, it opens a connection of its own and closes it afterwards.
+    /// Connects to the database at this URL, such as `sqlite:app.db` or `postgres://…`. The pool has 5 connections on
+    /// SQLite, and 10 on PostgreSQL; the wait for a free one ends after 10 s. The database may be down: services that
+    /// need it wait for it, and health shows that. A URL that can never work (no driver, no TLS, another engine) is an
+    /// error of [`build`](Self::build). The registry reads its tables through the services' pool; if services use all
+    /// connections, it opens a connection of its own and closes it afterwards.
     pub fn database_url(self, url: impl Into<String>) -> Self {
         self.with_database(|database| database.url = Some(url.into()))
     }
 
     /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts,
-    /// certificates. A pool has at least two connections. The framework sets `map_sqlx_sqlite_before_acquire`, and,
-    /// unless `test_before_acquire` is off, `map_sqlx_postgres_before_acquire`: a connection that was idle for 100 ms
-    /// or more is pinged before it is used again.
+    /// certificates. A pool has at least two connections. [`database_url`](Self::database_url) replaces these options
+    /// if both are called. The framework sets `map_sqlx_sqlite_before_acquire`, and, unless `test_before_acquire` is
+    /// off, `map_sqlx_postgres_before_acquire`: a connection that was idle for 100 ms or more is pinged before it is
+    /// used again.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
@@ -119,7 +123,9 @@ impl RegistryBuilder {
         self.with_database(|database| database.direct_url = Some(url.into()))
     }
 
-    /// Sets whether the framework's tables are created at the start. Default: `true`.
+    /// Sets whether the framework's tables are created at the start. Default: `true`. With `false`, the start only
+    /// checks that the tables exist, and is an error if one is missing. Create them with
+    /// [`schema_sql`](crate::database::schema_sql).
     pub fn migrate(self, migrate: bool) -> Self {
         self.with_database(|database| database.skip_migration = !migrate)
     }

@@ -30,28 +30,62 @@ impl Context {
     /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of
     /// the service. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()` makes
     /// its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5
-    /// s.
+    /// s. If the future is dropped, no transaction stays open.
     ///
     /// # Errors
-    /// The registry has no database; the database is down; or SQLite's write lock was not free within 60 s (5 s if a
-    /// batch of this service holds it).
+    /// The registry has no database, or the database is down. SQLite's write lock was not free within 60 s (5 s if a
+    /// batch of this service holds it). No connection of the pool was free within its `acquire_timeout` (10 s by
+    /// default). With `scope = "cluster"`, this replica has lost the lease.
+    ///
+    /// ```
+    /// use sea_orm::ConnectionTrait;
+    /// use service_core::prelude::*;
+    ///
+    /// async fn update(cx: &Context) -> Result<()> {
+    ///     let tx = cx.begin().await?;
+    ///     tx.execute_unprepared("INSERT INTO visit (n) VALUES (1)").await?;
+    ///     tx.commit().await
+    /// }
+    /// ```
     pub async fn begin(&self) -> Result<Transaction> {
         self.fenced_db()?.begin().await
     }
 
     /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a
-    /// time, half are rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them
+    /// time, half are rows whose time has come. Call [`for_each`](crate::database::Claim::for_each), which also
+    /// commits, or await the claim for a [`Batch`](crate::database::Batch), whose `commit` commits all of them
     /// together. If the run ends without it, the rows stay as they were, except that the row in flight loses an
-    /// attempt.
+    /// attempt. Dropping the claim before it is awaited claims nothing.
     ///
     /// # Errors
-    /// When awaited: the registry has no database, or the database is down.
+    /// When awaited: the registry has no database, or the database is down. On SQLite, the write lock was not free
+    /// within 60 s. The rows cannot be read as `E`: a column has another type, or a key does not find its row. More
+    /// than 200 rows of the table are left out of claims.
+    ///
+    /// ```
+    /// # mod order {
+    /// #     use sea_orm::entity::prelude::*;
+    /// #     #[derive(Clone, Debug, PartialEq, DeriveEntityModel, service_core::WorkItem)]
+    /// #     #[sea_orm(table_name = "shop_order")]
+    /// #     #[work_item(status = "status")]
+    /// #     pub struct Model { #[sea_orm(primary_key)] pub id: i64, pub status: String }
+    /// #     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    /// #     pub enum Relation {}
+    /// #     impl ActiveModelBehavior for ActiveModel {}
+    /// # }
+    /// use service_core::prelude::*;
+    ///
+    /// async fn update(cx: &Context) -> Result<Outcome> {
+    ///     cx.claim::<order::Entity>(100).for_each(async |item| println!("{}", item.model().id)).await
+    /// }
+    /// ```
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
         Claim::new(as_ref(&self.fenced_db()), n).in_run(self)
     }
 
     /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
-    /// commits by itself, and no transaction is open while your code runs.
+    /// commits by itself, and no transaction is open while your code runs. If the future is dropped while it claims,
+    /// the claims are released when the run ends.
     ///
     /// # Errors
     /// As for [`claim`](Self::claim).
@@ -75,9 +109,9 @@ impl Context {
     /// failed run had already committed, even if the answer to the commit was lost, this method returns an error in
     /// each retry, until the run is given up.
     ///
-    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another
-    /// schedule; and in a run that follows a successful one because there was more to do: the fire is recorded then.
-    /// Needs `catch_up`, which is `latest` with `scope = "cluster"`.
+    /// Does nothing in these runs: a run that was woken or requested; a run of a service without a cron schedule; a run
+    /// that follows [`again()`](crate::Outcome::again), because its fire is recorded already. Needs `catch_up`, which
+    /// is `latest` with `scope = "cluster"`.
     ///
     /// ```
     /// use service_core::prelude::*;

@@ -99,11 +99,12 @@ impl Store {
         Ok(Some(value))
     }
 
-    /// Stores `value` under `key`, in a transaction of its own. While a batch of this service is open on SQLite, use
-    /// [`set_in`](Self::set_in) with `item.tx()` instead.
+    /// Stores `value` under `key`, in a transaction of its own. If the future is dropped before the commit, the value
+    /// is unchanged; a commit that has begun continues. On SQLite, while a batch of this service is open, the call
+    /// fails after 5 s: use [`set_in`](Self::set_in) with `item.tx()` instead.
     ///
     /// # Errors
-    /// Those of the database; or `value` has no JSON form.
+    /// Those of the database; the registry has none; or `value` has no JSON form (this error is fatal).
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
         let service_db = self.service_db()?;
@@ -113,7 +114,8 @@ impl Store {
         tx.commit().await
     }
 
-    /// Stores `value` under `key` in the transaction `tx`: a cursor commits together with the work that it counts.
+    /// Stores `value` under `key` in the transaction `tx`: a cursor commits together with the work that it counts. If
+    /// `tx` is rolled back, the value is unchanged.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -122,10 +124,11 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the value under `key`. Returns whether there was one.
+    /// Removes the value under `key`. Returns whether there was one. Cancellation, and an open batch on SQLite: as for
+    /// [`set`](Self::set).
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; or the registry has none.
     pub async fn remove(&self, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
         service_db.ensure_tables().await?;

@@ -190,8 +190,9 @@ impl Transaction {
 
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
     ///
-    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for
-    /// it, up to 5 s.
+    /// Once the commit has begun, it continues even if this future is dropped, and a timeout or a stop of the run waits
+    /// for it, up to 5 s. It begins with the first poll; after an error of a statement, or a savepoint, it begins after
+    /// a check of the transaction. If the future is dropped before it begins, the transaction is rolled back.
     ///
     /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
     ///
@@ -241,7 +242,8 @@ impl Transaction {
         .await
     }
 
-    /// Undoes all writes through this transaction now. Dropping it does so when the connection returns to the pool.
+    /// Undoes all writes through this transaction now. Dropping the transaction, or this future, does so when the
+    /// connection returns to the pool.
     ///
     /// # Errors
     /// The connection broke; then the database itself undoes the writes.

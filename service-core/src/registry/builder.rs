@@ -97,39 +97,59 @@ impl RegistryBuilder {
         self
     }
 
-    /// Adds a value that services share: `cx.state::<T>()` returns it. There is one value of each type; a later call
-    /// replaces it.
+    /// Adds a value that services share: `cx.state::<T>()` returns it. `T` is exactly the type of `value`: an
+    /// `Arc<Mailer>` is not found as `Mailer`. There is one value of each type; a later call replaces it.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.states.insert(value);
         self
     }
 
-    /// Sets how long a shutdown may take in all. Default: 25 s.
+    /// Sets how long a shutdown may take to stop all services. Default: 25 s. The tiers of dependencies share this
+    /// time. A service that still runs when it is over is named in the error of
+    /// [`shutdown`](ServiceRegistry::shutdown).
+    ///
+    /// After the services, these steps follow, each at most for:
+    ///
+    /// | step | time |
+    /// |---|---|
+    /// | other replicas get the last wake-ups, and learn of the end | the rest of `shutdown_timeout`, at least 1 s |
+    /// | alerts that wait are delivered (feature `admin`) | 4 s |
+    /// | requests to the admin interface end | 2 s |
+    ///
+    /// If blocking code does not return, [`until_shutdown`](ServiceRegistry::until_shutdown) ends the process 3 s after
+    /// that. So a process can need 10 s more than `shutdown_timeout`; without alerts, admin interface and blocking
+    /// code, 1 s more. Allow that time before it is killed, for example with `terminationGracePeriodSeconds`.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = Some(timeout);
         self
     }
 
     /// Sets the configuration file. Default: the file that the environment variable `SERVICES_CONFIG` names, else
-    /// `services.toml` in the working directory if it exists. [`reload`](ServiceRegistry::reload) reads it again.
+    /// `services.toml` in the working directory if it exists. [`reload`](ServiceRegistry::reload) reads it again. A
+    /// file that is named here and does not exist is an error of [`build`](Self::build).
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
     }
 
-    /// Sets one key of one service, such as `"email_sender.batch_size"`. It overrides every other layer. For tests.
+    /// Sets one key of one service, such as `"email_sender.batch_size"`. It overrides every other layer. For tests. A
+    /// malformed key, an unknown key and a wrong value of an option are errors of [`build`](Self::build). A wrong value
+    /// of a service's own setting makes that service `Failed` when it starts. An id that no service has is only a
+    /// warning.
     pub fn set(mut self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.sets.push((key.into(), value.into()));
         self
     }
 
-    /// Registers only these of the annotated services.
+    /// Registers only these of the annotated services. An id that no annotated service has is an error of
+    /// [`build`](Self::build).
     pub fn only<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.only.get_or_insert_default().extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
-    /// Registers all annotated services except these.
+    /// Registers all annotated services except these. An id that no annotated service has is an error of
+    /// [`build`](Self::build).
     pub fn except<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.except.extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
@@ -148,7 +168,7 @@ impl RegistryBuilder {
     }
 
     /// Registers a ready-made instance. It cannot be rebuilt: when it panics, the service is `Failed`, and `restart` is
-    /// an error of [`build`](Self::build).
+    /// an error of [`build`](Self::build). So is an id that is malformed or taken.
     #[track_caller]
     pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
         self.registrations.push(Registration::ready_made(id.as_ref(), service));
@@ -157,6 +177,7 @@ impl RegistryBuilder {
 
     /// Registers a closure that builds instances: `|| S`, `|| Result<S, E>`, or `async |cx: &Context| …` with the same
     /// results. Write the type of `cx`. The captures of an async closure are `Clone`, and are cloned for each instance.
+    /// An id that is malformed or taken is an error of [`build`](Self::build).
     ///
     /// ```
     /// use service_core::prelude::*;
@@ -194,7 +215,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// Registers a type that is built by its `configure`, or by `Default`.
+    /// Registers a type that is built by its `configure`, or by `Default`. An id that is malformed or taken is an error
+    /// of [`build`](Self::build); so is a type with neither `configure` nor `Default`.
     #[track_caller]
     pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
         match Registration::of::<S>(id.as_ref()) {
@@ -207,7 +229,8 @@ impl RegistryBuilder {
     /// Sets options of any service, discovered or not. Where [`instances`](ServiceOptions::instances) makes several
     /// services, the name of the type stands for all of them, and an id for one; options of one override those for all.
     /// Options override `[defaults]` and the attribute; the service's section in `services.toml`, and every layer above
-    /// that, overrides them. If two calls for one service set the same key, the later one counts.
+    /// that, overrides them. If two calls for one service set the same key, the later one counts. An id that does not
+    /// exist is an error of [`build`](Self::build).
     pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
         self.options.push((id.into(), options));
         self
@@ -257,9 +280,9 @@ impl RegistryBuilder {
     }
 
     /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout`
-    /// counts from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as
-    /// it would keep its turn, nor does a blocking run that has timed out and has not returned. Default: no limit. Zero
-    /// counts as one.
+    /// counts from its start, and turns are taken in the order in which the runs were due. Two kinds of runs do not
+    /// count: a `run`, because it lasts until a stop, and a blocking run that has timed out and has not returned yet.
+    /// Default: no limit. Zero counts as one.
     ///
     /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten
     /// connections.
@@ -268,11 +291,14 @@ impl RegistryBuilder {
         self
     }
 
-    /// Registers everything and starts nothing.
+    /// Registers everything and starts nothing. Dropping the future registers nothing.
     ///
     /// # Errors
-    /// Returns all mistakes at once: in the configuration file and the options, duplicate ids (with both places),
-    /// unknown dependencies and cycles. Only a database URL that can never work is reported alone.
+    /// A [`BuildError`] with all mistakes: in the configuration file, in options, in the names passed to `only`,
+    /// `except`, `options_of` and `probe`, in the address and the token of the admin interface, duplicate ids (with
+    /// both places), unknown dependencies, cycles, and services of `expect_services!` that are not linked. Only a
+    /// database URL that can never work is reported alone, before the others. A missing or wrong setting of a service's
+    /// own is not an error here: that service fails when it starts.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         panic::note_places();
         let mut problems = std::mem::take(&mut self.problems);
@@ -395,6 +421,10 @@ impl RegistryBuilder {
     /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`]
     /// does.
     ///
+    /// If a signal arrives during the start, this returns `Ok` at once, and the shutdown begins when the program calls
+    /// [`until_shutdown`](ServiceRegistry::until_shutdown), [`stopping`](ServiceRegistry::stopping) or
+    /// [`closed`](ServiceRegistry::closed). Dropping the future stops no service that has started; await it to its end.
+    ///
     /// # Errors
     /// As for [`build`](Self::build) and [`ServiceRegistry::start`].
     pub async fn start_all(self) -> Result<ServiceRegistry> {
@@ -443,9 +473,14 @@ impl ServiceRegistry {
     /// Under systemd, in a unit with `Type=notify` or `notify-reload`, the registry sends `READY` at the end of the
     /// start, and then `STATUS`, `RELOADING`, `STOPPING` and, if the unit has `WatchdogSec`, `WATCHDOG`.
     ///
+    /// Dropping the future stops no service that has started, and the program then has no handle to them: await it to
+    /// its end.
+    ///
     /// # Errors
-    /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
-    /// cannot start is not an error; its health shows why.
+    /// A [`BuildError`] with all mistakes, before anything starts, as for [`build`](RegistryBuilder::build). Then as
+    /// for [`start`](Self::start): there is no tokio runtime, or the address of the admin interface (`ADMIN_ADDR`) is
+    /// in use. A service that cannot start is not an error; its health shows why. If the signal handlers cannot be
+    /// installed, that is only a warning.
     pub async fn start_all() -> Result<Self> {
         Self::builder().start_all().await
     }
@@ -660,7 +695,21 @@ fn check_expected(problems: &mut Vec<String>) {
     }
 }
 
-/// The error of [`RegistryBuilder::build`]: all mistakes that were found.
+/// The error of [`RegistryBuilder::build`]: all mistakes that were found. The methods return it inside an [`Error`]:
+///
+/// ```
+/// use service_core::BuildError;
+/// use service_core::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let builder = ServiceRegistry::builder().without_discovered();
+/// let built = builder.options_of("mailer", ServiceOptions::new()).build().await;
+/// let error = built.unwrap_err();
+/// let problems = error.find::<BuildError>().map(|error| &error.problems);
+/// assert_eq!(problems.map(Vec::len), Some(1));
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the services cannot be started:{}", .problems.iter().map(|problem| format!("\n  - {problem}")).collect::<String>())]
 #[non_exhaustive]

@@ -25,6 +25,22 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads and controls one service of a registry. Cheap to clone. Dropping it stops nothing.
 ///
 /// A call that the service's state does not allow returns an error that says why, and changes nothing.
+///
+/// ```
+/// use service_core::prelude::*;
+///
+/// async fn operate(services: &ServiceRegistry) -> Result<()> {
+///     let mailer = services.get("mailer").ok_or_else(|| Error::msg("there is no service `mailer`"))?;
+///     println!("{} is {}", mailer.id(), mailer.health().status);
+///     mailer.pause().await?;
+///     mailer.resume().await?;
+///     let report = mailer.run_now().await?;
+///     if let Some(error) = report.error() {
+///         eprintln!("the run failed: {error:#}");
+///     }
+///     mailer.stop().await
+/// }
+/// ```
 #[derive(Clone)]
 pub struct ServiceHandle {
     pub(crate) service: Arc<RegisteredService>,
@@ -54,13 +70,17 @@ impl ServiceHandle {
     }
 
     /// Starts the service with a new instance. Waits until the instance is built or could not be built, at most 30 s;
-    /// after that the start continues in the background. Dropping the future does not stop the service. After a
-    /// shutdown, this reopens the registry, as [`ServiceRegistry::start`] does.
+    /// after that the start continues in the background. After a shutdown, this reopens the registry, as
+    /// [`ServiceRegistry::start`] does.
+    ///
+    /// Before the start, the configuration tables of a database are read, unless it is known to be down. Each read ends
+    /// after 6 s, with `.database(pool)` after 15 s. If the future is dropped in this time, the service is not started.
+    /// After that, dropping the future does not stop the service.
     ///
     /// # Errors
-    /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it failed
-    /// permanently during the start; the admin interface cannot be served; or a shutdown is in progress. A failure that
-    /// is retried is not an error.
+    /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it has
+    /// been unregistered; there is no tokio runtime; it failed permanently during the start; the admin interface cannot
+    /// be served; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
         inner.extension.before_one(&inner.services).await;
@@ -146,6 +166,10 @@ impl ServiceHandle {
     /// Stops the service and waits until its current run has ended and `cleanup` has run. If the service does not run,
     /// this succeeds at once. Dropping the future does not cancel the stop.
     ///
+    /// The current run and then `cleanup` each have at most `drain_timeout` (default 30 s); after that they are
+    /// aborted. Blocking code cannot be aborted: it is left behind, and `cleanup` follows when it returns.
+    /// `shutdown_timeout` does not apply.
+    ///
     /// Called from within the service's own run, it returns at once, and that run is the last.
     ///
     /// # Errors
@@ -156,7 +180,10 @@ impl ServiceHandle {
         Ok(())
     }
 
-    /// Pauses the service: the current run continues to its end, and no scheduled run follows. The instance is kept.
+    /// Pauses the service, and returns at once. No scheduled run follows. The current run of an `update` continues to
+    /// its end. A `run` is requested to end, and is cancelled after `drain_timeout`. The instance is kept.
+    ///
+    /// The pause lasts until [`resume`](Self::resume), or until the service ends; it is not stored.
     ///
     /// # Errors
     /// The service does not run, or is paused already.
@@ -164,7 +191,8 @@ impl ServiceHandle {
         self.inner().request_pause(if self.inner().is_current() { PausedBy::Itself } else { PausedBy::Handle })
     }
 
-    /// Resumes a paused service. If a run became due during the pause, it begins at once.
+    /// Resumes a paused service, and returns at once. A `run` begins again. If a run became due during the pause, it
+    /// begins at once.
     ///
     /// # Errors
     /// The service is not paused, or an operator override pauses it.
@@ -225,10 +253,10 @@ impl ServiceHandle {
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
-    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls
-    /// before that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A
-    /// service that does not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that stands by,
-    /// or on which the service has ended, the call reaches the replica that runs it, within seconds.
+    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Several calls before
+    /// that run lead to one run. If the service is starting, running, paused or backing off, its next run serves the
+    /// call. A service that does not run, and one with `run`, ignore it. With `scope = "cluster"`, on a replica that
+    /// stands by, or on which the service has ended, the call reaches the replica that runs it, within seconds.
     pub fn wake(&self) {
         self.registry.wake(self.inner());
     }
@@ -236,14 +264,17 @@ impl ServiceHandle {
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
+    /// A run that has failed is not an `Err`: check [`RunReport::error`]. The call has no time limit of its own: the
+    /// `timeout` of the service limits the run, and the wait for a current run comes before it.
+    ///
     /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one.
     /// With `scope = "cluster"`, on a replica that stands by, or on which the service has ended, the replica that holds
     /// the lease makes the run, and an error in the report is the text of that replica's error.
     ///
     /// # Errors
-    /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in
-    /// the report. If another replica makes the run also: no replica holds the lease within 60 s, it loses the lease
-    /// before the run has ended, or the database does not answer.
+    /// The service does not run, has `run`, or is still starting (a [`StateError`](crate::StateError)); or it ended
+    /// before the run. If another replica makes the run, there are three more errors: no replica holds the lease within
+    /// 60 s; that replica loses the lease before the run has ended; the database does not answer.
     pub async fn run_now(&self) -> Result<RunReport> {
         if self.inner().is_current() {
             self.inner().request_run(None)?;
@@ -275,8 +306,22 @@ impl ServiceHandle {
         }
     }
 
-    /// Waits until the service reaches `state`. A state that the service had only for a moment since this call counts,
-    /// too. Dropping the future changes nothing.
+    /// Waits until the service reaches `state`; returns at once if it is in this state now. A state that the service
+    /// had only for a moment since this call counts, too. Dropping the future changes nothing.
+    ///
+    /// There is no time limit: wrap the call in `tokio::time::timeout` if the state may never be reached, for example
+    /// `Running` of a service that is stopped.
+    ///
+    /// ```
+    /// # use service_core::prelude::*;
+    /// # async fn example(mailer: ServiceHandle) -> Result<()> {
+    /// use std::time::Duration;
+    /// use tokio::time::timeout;
+    ///
+    /// timeout(Duration::from_secs(10), mailer.wait_for(ServiceState::Running)).await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The service is `Failed` or unregistered, and so will not reach the state.

@@ -114,7 +114,8 @@ impl Register {
         self
     }
 
-    /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does.
+    /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does. If the future is dropped after its
+    /// first poll, the service stays registered, and may have been started.
     ///
     /// # Errors
     /// The service cannot be registered; or it cannot be started, as for [`ServiceHandle::start`]. In the second case

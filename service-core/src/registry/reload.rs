@@ -16,7 +16,8 @@ use crate::runtime::dependencies::{self, Node};
 use crate::runtime::registration::{RegisteredService, group_names};
 use crate::service::error::{Error, Result};
 
-/// The error of [`ServiceRegistry::reload`]: all mistakes that were found. Nothing was changed.
+/// The error of [`ServiceRegistry::reload`]: all mistakes that were found. Nothing was changed. The method returns it
+/// inside an [`Error`]: `error.find::<ReloadError>()`.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{file} was not applied, nothing was changed:{}",
@@ -59,7 +60,8 @@ impl ServiceRegistry {
     /// file changes the same key.
     ///
     /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file
-    /// applies to their next start. While the tables of a database are being read, this waits, for 15 s at most.
+    /// applies to their next start. While the tables of a database are being read, this waits, for 15 s at most. If the
+    /// future is dropped while it waits, nothing was changed: the file is applied in one step.
     ///
     /// # Errors
     /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error

@@ -26,6 +26,11 @@ use crate::service::error::{Error, Result};
 /// The instance is ready-made: when it panics, the service is `Failed`. If the configuration disables the service,
 /// returns at once.
 ///
+/// The service has no database, no shared state and no probes: `Context::db` and
+/// [`Context::state`](crate::Context::state) return an error. Use [`ServiceRegistry::builder`] for these. If blocking
+/// code of the service has not returned three seconds after the shutdown, the process is ended, with status 0, or 1 if
+/// the result is an error.
+///
 /// Dropping the future requests a stop of the service, and does not wait for its end.
 ///
 /// # Errors
@@ -64,9 +69,12 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
     }
 }
 
-/// Runs one service as [`run`] does, but until `token` is cancelled, and without signal handlers. For a program that
-/// manages its tasks itself and runs a service as one of them. The end of the service is not the end of the program, so
-/// systemd is not notified.
+/// Runs one service as [`run`] does, but without signal handlers: until it stops itself, is `Failed`, or `token` is
+/// cancelled. Then drains it and cleans it up, within 25 s. For a program that manages its tasks itself and runs a
+/// service as one of them. The end of the service is not the end of the program, so systemd is not notified, and the
+/// process is not ended if blocking code does not return.
+///
+/// Dropping the future requests a stop of the service, and does not wait for its end.
 ///
 /// # Errors
 /// The service is `Failed`; or its options are wrong, it depends on other services, or the address of the admin

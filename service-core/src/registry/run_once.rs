@@ -17,12 +17,12 @@ impl ServiceRegistry {
     /// run. For a scheduler outside the program, such as a Kubernetes CronJob: after
     /// [`build`](crate::RegistryBuilder::build), nothing else has to be started.
     ///
-    /// The schedule, `initial_delay`, `enabled`, `depends_on` and a pause by an operator do not matter, and no other
+    /// The schedule, `initial_delay`, `enabled`, `depends_on` and a pause by an operator are ignored, and no other
     /// service is started. `timeout`, `drain_timeout` and `max_concurrent_runs` apply. After a failure no retry
     /// follows: `on_failure` is called, but its answer has no effect, the service is never `Failed`, and `restart` and
-    /// `critical` do nothing. A fire that `catch_up` would make up stays missed. While it runs, a stop or a shutdown
-    /// drains the run. The configuration is read as for a start, with the tables of the database; a database that is
-    /// down delays the run by 6 s at most. A service with `scope = "cluster"` takes its lease for the run.
+    /// `critical` do nothing. Missed cron fires are not made up. While it runs, a stop or a shutdown drains the run.
+    /// The configuration is read as for a start, with the tables of the database; a database that is down delays the
+    /// run by 6 s at most. A service with `scope = "cluster"` takes its lease for the run.
     ///
     /// Dropping the future does not cancel the run.
     ///

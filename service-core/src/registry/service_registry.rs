@@ -143,7 +143,20 @@ impl ServiceRegistry {
         }
     }
 
-    /// Returns a health snapshot of all services.
+    /// Returns a health snapshot of all services. Never waits, and reads only memory, so a handler of a web server may
+    /// call it.
+    ///
+    /// ```
+    /// # use service_core::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let services = ServiceRegistry::builder().without_discovered().build().await?;
+    /// let health = services.health();
+    /// assert_eq!(health.status, HealthStatus::Healthy);
+    /// println!("{}", serde_json::to_string(&health)?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn health(&self) -> RegistryHealth {
         let services = self.inner.services.all();
         RegistryHealth::new(services.iter().map(|service| self.health_of(service)).collect())
@@ -155,6 +168,24 @@ impl ServiceRegistry {
 
     /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses
     /// the oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
+    ///
+    /// The stream does not keep the registry alive: it ends when the registry and all its handles and contexts are
+    /// dropped. `next` comes from `StreamExt` of the crate `futures-util` or `tokio-stream`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "admin")]
+    /// # async fn example(services: service_core::ServiceRegistry) {
+    /// use futures_util::StreamExt;
+    /// use service_core::ServiceEventKind;
+    ///
+    /// let mut events = services.subscribe();
+    /// while let Some(event) = events.next().await {
+    ///     if let ServiceEventKind::RunFailed { error, .. } = &event.kind {
+    ///         eprintln!("{}: {error}", event.service_id);
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn subscribe(&self) -> impl Stream<Item = ServiceEvent> + Send + Unpin + use<> {
         let shared = &self.inner.services.shared;
         shared.events.subscribe(&shared.clock)
@@ -162,7 +193,8 @@ impl ServiceRegistry {
 
     // ── all services ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Pauses every service that runs and is not paused. Does not wait: current runs continue to their end.
+    /// Pauses every service that runs and is not paused, as [`ServiceHandle::pause`](crate::ServiceHandle::pause) does.
+    /// Does not wait.
     pub async fn pause_all(&self) {
         for service in self.inner.services.all() {
             // A service that does not run, or is paused already, refuses.
@@ -170,7 +202,7 @@ impl ServiceRegistry {
         }
     }
 
-    /// Resumes every paused service, except those that an operator override pauses.
+    /// Resumes every paused service, except those that an operator override pauses. Does not wait.
     pub async fn resume_all(&self) {
         for service in self.inner.services.all() {
             let _ = service.inner.request_resume();

@@ -25,16 +25,17 @@ use crate::service::state::ServiceState;
 impl ServiceRegistry {
     /// Starts every enabled service that does not run, also after [`stop_all`](Self::stop_all) or
     /// [`shutdown`](Self::shutdown). Waits until each is running or its first `configure` has failed, at most 30 s.
-    /// Services that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
+    /// Services that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops no service
+    /// that has started. If it is dropped while it still waits for the database, no service is started.
     ///
     /// All code of the services runs on the tokio runtime on which the registry was first started, even if a later call
     /// comes from another runtime.
     ///
     /// # Errors
-    /// There is no tokio runtime; a shutdown is in progress; the database answers, but the framework's tables are
-    /// missing and cannot be created (or `.migrate(false)` forbids it); or, with
-    /// [`strict`](crate::RegistryBuilder::strict), a first `configure` failed. Without `strict`, a service that cannot
-    /// start is not an error; nor is a database that does not answer. Health shows both.
+    /// There is no tokio runtime; a shutdown is in progress; the address of the admin interface is in use; the database
+    /// answers, but the framework's tables are missing and cannot be created (or `.migrate(false)` forbids it); or,
+    /// with [`strict`](crate::RegistryBuilder::strict), a first `configure` failed. Without `strict`, a service that
+    /// cannot start is not an error; nor is a database that does not answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
         let session = self.reopen();
         if !session.is_open() {

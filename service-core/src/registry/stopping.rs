@@ -38,17 +38,23 @@ impl Drop for Unfinished {
 
 impl ServiceRegistry {
     /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained
-    /// and cleaned up. They stay registered.
+    /// and cleaned up. They stay registered. One tier of dependencies is stopped after the other, so the times of the
+    /// tiers add up: in each, a service has the time that [`ServiceHandle::stop`](crate::ServiceHandle::stop) has.
+    /// `shutdown_timeout` does not apply.
     ///
-    /// Called from within a service's run, it returns at once. If the future is dropped, the services
-    /// whose stop has not been requested yet keep running.
+    /// Called from within a service's run, it returns at once. If the future is dropped, the services whose stop has
+    /// not been requested yet keep running.
     pub async fn stop_all(&self) {
         let registry = self.clone();
         let all = self.inner.services.all();
         self.run_outside(self.is_inside(), async move { registry.stop_tiers(all, None).await }).await;
     }
 
-    /// Stops every service, cleans it up and removes it. Called from within a service's run, it returns at once.
+    /// Stops every service, cleans it up and removes it. Takes as long as [`stop_all`](Self::stop_all). Called from
+    /// within a service's run, it returns at once.
+    ///
+    /// If the future is dropped, the services whose stop has not been requested yet keep running, and those that are
+    /// not removed yet stay registered.
     pub async fn cleanup_all(&self) {
         let registry = self.clone();
         let work = async move {
@@ -60,10 +66,11 @@ impl ServiceRegistry {
         self.run_outside(self.is_inside(), work).await;
     }
 
-    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last, and after all others those with
-    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most
-    /// four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If a shutdown is in progress,
-    /// waits for its end.
+    /// Stops every service within [`shutdown_timeout`](crate::RegistryBuilder::shutdown_timeout) (default 25 s; what
+    /// follows it is described there), dependencies last, and after all others those with `stop_last = true` and their
+    /// dependencies. The tiers of dependencies share that time. A current run has at most four fifths of its tier's
+    /// share (and at most `drain_timeout`), `cleanup` the rest. If a shutdown is in progress, waits for its end. If a
+    /// shutdown has finished, and no start has followed, returns its result again.
     ///
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///
@@ -119,9 +126,14 @@ impl ServiceRegistry {
     ///
     /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
     /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before
-    /// that ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait
-    /// for it without end; so the process is ended three seconds after the shutdown, or when the services of all other
-    /// registries have stopped.
+    /// that ends the process without a shutdown. A tokio runtime waits forever for blocking code that does not return.
+    /// So three seconds after the shutdown, the process is ended. If another registry of the process still runs, the
+    /// process is ended when that one has stopped, too.
+    ///
+    /// Dropping the future stops no service, and does not cancel a shutdown that has begun. The signal handlers stay
+    /// installed. A later signal begins a shutdown only if other code waits in [`stopping`](Self::stopping) or
+    /// [`closed`](Self::closed). Otherwise, unless the program calls [`shutdown`](Self::shutdown), the signal ends the
+    /// process after `shutdown_timeout`, without `cleanup`.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.

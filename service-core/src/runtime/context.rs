@@ -99,12 +99,29 @@ impl Context {
         self.run
     }
 
-    /// Reads the service's own settings as `T`. A key that is similar to a field of `T` that is not set is logged as a
-    /// warning, once: it is probably misspelt.
+    /// Reads the service's own settings as `T`, which may have only some of them as fields. Each call reads the values
+    /// that apply now: after a reload, or a change in the tables of the database, they can be newer than those with
+    /// which the instance was built. A key that is similar to a field of `T` that is not set is logged as a warning,
+    /// once: it is probably misspelt.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Limits {
+    ///     batch_size: u64,
+    /// }
+    ///
+    /// async fn update(cx: &Context) -> Result<Outcome> {
+    ///     let limits: Limits = cx.config()?;
+    ///     Ok(Outcome::processed(limits.batch_size))
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// A setting is missing or wrong: the error names the setting, its layer, the value found and the value expected.
-    /// It is fatal: a service that returns it fails at once.
+    /// A setting is missing or wrong, or a field of `T` has the name of a key of `#[service]`: the error names the
+    /// setting, its layer, the value found and the value expected. It is fatal: a service that returns it is `Failed`
+    /// at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         let resolved = self.service.lock().requests.resolved.clone();
         let id = &self.service.id;
@@ -118,10 +135,28 @@ impl Context {
         resolved.settings.get_all::<T>(&self.service.id).map_err(Error::fatal)
     }
 
-    /// Returns the shared value of type `T` that was passed to the builder's `state`.
+    /// Returns the shared value of type `T` that was passed to the builder's [`state`](crate::RegistryBuilder::state).
+    /// `T` is exactly the type of that value: an `Arc<Mailer>` is found as `Arc<Mailer>`, not as `Mailer`.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// struct Mailer {
+    ///     host: String,
+    /// }
+    ///
+    /// async fn update(cx: &Context) -> Result<()> {
+    ///     println!("sending by {}", cx.state::<Mailer>()?.host);
+    ///     Ok(())
+    /// }
+    ///
+    /// let builder = ServiceRegistry::builder().state(Mailer { host: "localhost".into() });
+    /// # let _ = builder;
+    /// ```
     ///
     /// # Errors
-    /// There is no such value: the error names the type, the service, and the types that are present.
+    /// There is no such value: the error names the type, the service, and the types that are present. It is fatal: a
+    /// service that returns it is `Failed` at once.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<&T> {
         self.service.shared.states.get(&self.service.id)
     }
@@ -139,7 +174,8 @@ impl Context {
 
     /// Reports that a `run` does its work: it is connected, or accepts connections. With `readiness = "explicit"` the
     /// service is running from the first call on, and services that depend on it start. Ends what
-    /// [`degraded`](Self::degraded) reported. Counts as progress for `idle_timeout`.
+    /// [`degraded`](Self::degraded) reported. Counts as progress for `idle_timeout`. In a service with `update`, it
+    /// only ends what `degraded` reported.
     pub fn ready(&self) {
         let mut state = self.service.lock();
         state.requests.degraded = None;
@@ -149,7 +185,8 @@ impl Context {
         }
     }
 
-    /// Reports progress: without it for `idle_timeout`, a `run` is cancelled.
+    /// Reports that a `run` makes progress: a `run` without a report for `idle_timeout` is cancelled, and that is a
+    /// failure. Without `idle_timeout`, and in a service with `update`, the call has no effect.
     pub fn heartbeat(&self) {
         self.service.lock().requests.progress.last = Some(Instant::now());
     }
@@ -183,9 +220,21 @@ impl Context {
     /// Calls a closure once when [`is_stopping`](Self::is_stopping) becomes `true`, for example to close a socket that
     /// blocking code reads. If `is_stopping` is `true` already, the closure is called at once.
     ///
-    /// A closure that is registered in a run is dropped when the run ends; one that is registered in `configure` is
-    /// called at the latest before `cleanup`. Closures are called one after the other, and must not block. A panic is
-    /// caught and logged.
+    /// A closure that is registered in a run is dropped without a call when the run ends; one that is registered in
+    /// `configure` is called at the latest before `cleanup`. Closures are called one after the other, and must not
+    /// block. A panic is caught and logged.
+    ///
+    /// ```
+    /// use std::net::{Shutdown, TcpStream};
+    /// use service_core::prelude::*;
+    ///
+    /// fn run(cx: &Context, stream: &TcpStream) -> Result<()> {
+    ///     let closing = stream.try_clone()?;
+    ///     cx.on_stop(move || drop(closing.shutdown(Shutdown::Both)));
+    ///     // … read from `stream` until `cx.is_stopping()` …
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn on_stop(&self, call: impl FnOnce() + Send + 'static) {
         {
             let mut state = self.service.lock();
@@ -198,22 +247,32 @@ impl Context {
         self.service.call_stop_hook(call);
     }
 
-    /// Waits until [`is_stopping`](Self::is_stopping) is `true`.
+    /// Waits until [`is_stopping`](Self::is_stopping) is `true`. Dropping the future changes nothing.
     pub async fn stopping(&self) {
         self.service.until(|state| self.is_over(state).then_some(())).await;
     }
 
-    /// Sleeps like [`tokio::time::sleep`], but ends early when a stop of this service is requested. After that,
-    /// [`is_stopping`](Self::is_stopping) returns `true`.
+    /// Sleeps like [`tokio::time::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes `true`.
+    /// Dropping the future ends the sleep.
     pub async fn sleep(&self, duration: Duration) {
         self.unless_stopping(tokio::time::sleep(duration)).await;
     }
 
-    /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` when a stop of
-    /// the service is requested first. Without a `rate_limit`, every call gets a permit at once.
+    /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` if
+    /// [`is_stopping`](Self::is_stopping) becomes `true` first. Without a `rate_limit`, every call gets a permit at
+    /// once.
     ///
     /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit. A new
     /// limit holds for the calls that wait, too; it may change their order.
+    ///
+    /// ```
+    /// # async fn update(cx: &service_core::Context) {
+    /// while cx.permit().await {
+    ///     // one request to the API
+    /// #   break;
+    /// }
+    /// # }
+    /// ```
     pub async fn permit(&self) -> bool {
         let service = &self.service;
         let limit = || service.lock().requests.options.rate_limit;
@@ -259,9 +318,9 @@ impl Context {
     }
 
     /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Also
-    /// accepted from a run that was cancelled or has to end. Does nothing if the service is stopping or failing, has
-    /// ended or has been started again since this context was made, or if this replica has lost the lease under which
-    /// it was made.
+    /// accepted from a run that was cancelled or has to end. Does nothing if this context is out of date: the service
+    /// is stopping or failing, has ended, or was started again since; or this replica has lost the lease of the
+    /// service.
     pub fn stop(&self) {
         self.service.update(|state| {
             if state.requests.stop.is_none() && !self.is_outdated(state) {
@@ -283,13 +342,18 @@ impl Context {
         });
     }
 
-    /// Changes the interval (or delay) at once, including the current wait. The change lasts until the service is
-    /// unregistered. Zero counts as one millisecond. A cron schedule becomes an interval.
+    /// Changes the interval at once, including the current wait. A delay stays a delay; a cron schedule and `on_demand`
+    /// become an interval. Zero counts as one millisecond. Does nothing for a service with `run`.
+    ///
+    /// The change lasts until the configuration changes the schedule, or until the service is unregistered. It is not
+    /// stored, so it ends with the process.
     pub fn set_interval(&self, interval: Duration) {
         self.service.set_interval(interval);
     }
 
-    /// Changes the wait before a retry, from the next failure on.
+    /// Changes the wait before a retry, from the next failure on. `retry_backoff` and `max_retry_delay` still apply.
+    /// The change lasts until the configuration changes `retry_delay`, or as long as that of
+    /// [`set_interval`](Self::set_interval).
     pub fn set_retry_delay(&self, delay: Duration) {
         self.service.set_retry_delay(delay);
     }
@@ -336,7 +400,25 @@ impl Context {
             || (requests.options.long_run().is_some() && (requests.interrupt.is_some() || !is_current))
     }
 
-    /// Returns the future's output, or `None` if a stop of the service is requested first; then the future is dropped.
+    /// Runs `work` until [`is_stopping`](Self::is_stopping) becomes `true`. Returns the output of `work`; or `None` if
+    /// `is_stopping` is `true` first, and then drops `work` at its current `.await`. If `is_stopping` is `true`
+    /// already, `work` is not polled. Dropping the returned future drops `work`.
+    ///
+    /// Use it for work that may be dropped at any `.await`: a read that is dropped can lose the bytes that it has
+    /// already received.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    /// use tokio::sync::mpsc::Receiver;
+    ///
+    /// async fn run(cx: &Context, lines: &mut Receiver<String>) {
+    ///     // `None` outside: `is_stopping` is `true`. `None` inside: the channel is closed.
+    ///     while let Some(Some(line)) = cx.unless_stopping(lines.recv()).await {
+    ///         println!("{line}");
+    ///         cx.processed(1);
+    ///     }
+    /// }
+    /// ```
     pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         unless(self.stopping(), work).await
     }

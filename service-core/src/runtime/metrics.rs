@@ -6,7 +6,9 @@ use crate::sync::Mutex;
 
 type Values = BTreeMap<Box<str>, f64>;
 
-/// A service's own counters and gauges, which its health shows.
+/// A service's own counters and gauges, which its health shows. Both share one set of names. They last until the
+/// service is unregistered, also over restarts of the service, and end with the process. All methods may be called from
+/// any thread. In `/metrics` they are gauges: `service_custom`, with the name in the label `name`.
 ///
 /// ```no_run
 /// # fn work(cx: &service_core::Context) {
@@ -20,7 +22,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds to a counter. It starts at 0. An amount that is infinite or not a number is ignored.
+    /// Adds to a counter. It starts at 0. The amount may be negative. Values are `f64`: above 2^53, a counter loses
+    /// single units. An amount that is infinite or not a number is ignored.
     pub fn add(&self, name: &str, amount: impl MetricValue) {
         // User code, which runs outside of the lock.
         let amount = amount.into_f64();

@@ -15,6 +15,10 @@ use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
 /// The error of a call that the service's state does not allow. The call changed nothing.
+///
+/// Methods of [`ServiceHandle`](crate::ServiceHandle) and [`run_once`](crate::ServiceRegistry::run_once) return it
+/// inside an [`Error`](crate::Error): `error.find::<StateError>()`. Two cases have another error: the start of a
+/// ready-made instance that has ended, and a requested run whose service ends before it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} service `{service}`: {why}")]
 #[non_exhaustive]

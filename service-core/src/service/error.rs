@@ -61,12 +61,29 @@ impl Error {
         Self::new(message.to_string())
     }
 
-    /// Creates an error that is not retried: by default the service is `Failed` at once.
+    /// Creates an error that is not retried. From a run, the service is `Failed` at once, unless `on_failure` decides
+    /// otherwise. From an item of a claim, its row is `failed` at once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use service_core::Error;
+    ///
+    /// fn error_of(status: u16) -> Error {
+    ///     match status {
+    ///         410 => Error::fatal("this API no longer exists"),
+    ///         429 => Error::retry_after(Duration::from_secs(90), "too many requests"),
+    ///         _ => Error::msg(format!("status {status}")),
+    ///     }
+    /// }
+    /// assert_eq!(error_of(410).to_string(), "this API no longer exists");
+    /// ```
     pub fn fatal(error: impl Into<BoxError> + 'static) -> Self {
         Self::with(error, Advice::Fatal)
     }
 
-    /// Creates an error that sets the wait before the retry. `max_retry_delay` does not cap that wait.
+    /// Creates an error that sets the wait before the retry; [`fatal`](Self::fatal) has an example. `max_retry_delay`
+    /// does not cap that wait. From a run, it counts towards `max_failures`. From an item of a claim, it sets the wait
+    /// before the next attempt of its row (needs `available_at`).
     pub fn retry_after(delay: Duration, error: impl Into<BoxError> + 'static) -> Self {
         Self::with(error, Advice::RetryAfter(delay))
     }
@@ -127,6 +144,14 @@ impl Error {
     }
 
     /// Returns the first error of type `E` in the chain, also inside an `io::Error` or an `anyhow::Error`.
+    ///
+    /// ```
+    /// use std::io;
+    /// use service_core::Error;
+    ///
+    /// let error = Error::new(io::Error::from(io::ErrorKind::NotFound));
+    /// assert_eq!(error.find::<io::Error>().map(io::Error::kind), Some(io::ErrorKind::NotFound));
+    /// ```
     pub fn find<E: StdError + Send + Sync + 'static>(&self) -> Option<&E> {
         if let Source::Anyhow(error) = &self.0.source
             && let Some(found) = error.downcast_ref::<E>()

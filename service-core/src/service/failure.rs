@@ -19,7 +19,31 @@ pub enum FailureKind {
     Timeout,
 }
 
-/// What follows a failure: the answer of `on_failure`.
+/// What follows a failure: the answer of `on_failure`. After more than `max_failures` failures in a row, `Retry`,
+/// `RetryAfter` and `Rebuild` have the effect of the option `exhausted`.
+///
+/// ```
+/// use std::io;
+/// use service_core::prelude::*;
+///
+/// #[derive(Default)]
+/// struct Reader;
+///
+/// #[service(interval = 60, discover = false)]
+/// impl Reader {
+///     async fn update(&mut self) -> io::Result<()> {
+///         Ok(())
+///     }
+///
+///     fn on_failure(&mut self, failure: &Failure) -> Recovery {
+///         match failure.find::<io::Error>().map(io::Error::kind) {
+///             Some(io::ErrorKind::PermissionDenied) => Recovery::Stop,
+///             Some(io::ErrorKind::BrokenPipe) => Recovery::Rebuild,
+///             _ => failure.recovery(),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -33,7 +57,7 @@ pub enum Recovery {
     Rebuild,
     /// Do not count the failure. The next run is the next regular one.
     Ignore,
-    /// Stop the service, for manual intervention.
+    /// Stop the service, for manual intervention. It is `Stopped` and unhealthy until it is started again.
     Stop,
     /// The service becomes `Failed` now.
     Fail,

@@ -44,6 +44,10 @@ use crate::testing::virtual_clock::{HeldClock, HeldTime, TimeBeside};
 /// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
 /// seed.
 ///
+/// Begin a test with `#[tokio::test(start_paused = true)]`. Without a paused clock, time is real: an hour of
+/// [`run_for`](Self::run_for) takes an hour. Services that still run when the test ends are dropped with its runtime,
+/// without `cleanup`; call `handle.stop().await` to test `cleanup`.
+///
 /// ```
 /// use std::time::Duration;
 ///
@@ -178,13 +182,21 @@ impl TestBed {
     }
 
     /// Adds a value that services share: `cx.state::<T>()` returns it.
+    ///
+    /// # Panics
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.with(|builder| builder.state(value))
     }
 
     /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it
-    /// for one service.
+    /// for one service. A wrong key or value is a panic of the first start.
+    ///
+    /// # Panics
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called.
     #[must_use]
     pub fn set(self, key: &str, value: impl Into<SettingValue>) -> Self {
         self.with(|mut builder| {
@@ -197,12 +209,20 @@ impl TestBed {
     }
 
     /// Sets the requester id of the services.
+    ///
+    /// # Panics
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called.
     #[must_use]
     pub fn requester_id(self, id: impl Into<String>) -> Self {
         self.with(|builder| builder.requester_id(id))
     }
 
     /// Sets the seed of jitter. Default: 0.
+    ///
+    /// # Panics
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(|mut builder| {
@@ -212,6 +232,10 @@ impl TestBed {
     }
 
     /// Applies any other method of the builder.
+    ///
+    /// # Panics
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called.
     #[must_use]
     pub fn with(self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
         self.change(change);
@@ -253,19 +277,27 @@ impl TestBed {
 
     /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is
     /// taken, a number is appended.
+    ///
+    /// Does nothing before it is awaited. Waits as [`ServiceHandle::start`] does: until the instance is built or could
+    /// not be built, at most 30 s of virtual time. A start that fails is not an error here: the state and the health of
+    /// the handle show it.
+    ///
+    /// # Panics
+    /// The bed or the service is configured wrongly: an unknown key, a wrong option, an unknown dependency, or a type
+    /// with neither `configure` nor `Default`.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
     }
 
-    /// Starts a service with a ready-made instance.
+    /// Starts a service with a ready-made instance. Waits, and panics, as [`start_of`](Self::start_of) does.
     #[track_caller]
     pub fn start<S: Service>(&self, service: S) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Ok(Registration::ready_made(S::ID, service)))
     }
 
     /// Starts a service that is built by a closure. The closure has one of the forms of
-    /// [`RegistryBuilder::service_fn`].
+    /// [`RegistryBuilder::service_fn`]. Waits, and panics, as [`start_of`](Self::start_of) does.
     #[track_caller]
     pub fn start_fn<Form, F>(&self, build: F) -> impl Future<Output = ServiceHandle>
     where
@@ -326,6 +358,9 @@ impl TestBed {
     }
 
     /// Returns the registry of the bed. From now on the bed cannot be configured.
+    ///
+    /// # Panics
+    /// The options or the services of the bed are wrong; the message lists all mistakes.
     pub async fn services(&self) -> ServiceRegistry {
         let made = || if let Stage::Made(registry) = &*self.lock() { Some(registry.clone()) } else { None };
         if let Some(registry) = made() {
@@ -351,13 +386,14 @@ impl TestBed {
 
     /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     ///
-    /// While blocking code works, time stands still, so it has to end or to sleep with
-    /// [`cx.blocking_sleep`](crate::Context::blocking_sleep). Code that waits for a time in another way
-    /// (`Handle::block_on` of a sleep or of `cx.permit()`, a message that a sleeping task is going to send,
-    /// `std::thread::sleep` until `is_stopping`) waits for what cannot happen. Two limits are in real time: a blocking
-    /// `run` makes time stand still for one second at a stretch, as it may wait for a socket, and after that time moves
-    /// on without it; and at the end of `run_for`, blocking code that is still working is waited for about five
-    /// seconds.
+    /// Virtual time does not move while blocking code runs. So blocking code must end, or sleep with
+    /// [`cx.blocking_sleep`](crate::Context::blocking_sleep). It must not wait for virtual time in another way, or it
+    /// waits forever: with `Handle::block_on` of a sleep or of `cx.permit()`, for a message of a task that sleeps, or
+    /// in a loop of `std::thread::sleep` until `is_stopping`. Two limits are in real time:
+    ///
+    /// - A blocking `run` may wait for a socket, so it keeps time from moving for one second only. After that, time
+    ///   moves on without it.
+    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds.
     ///
     /// # Panics
     /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a
@@ -391,11 +427,16 @@ impl TestBed {
     }
 
     /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor
-    /// `scope` matters. A `run` continues until it returns by itself.
+    /// `scope` matters. A `run` continues until it returns by itself. Neither `configure` nor `on_failure` nor
+    /// `cleanup` is called. An error or a panic of `update` is the error of the report.
     ///
     /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime,
     /// as a database with `Handle::block_on` does: `service` is borrowed, so the runtime stands still meanwhile. Use
     /// [`update_of`](Self::update_of) or [`start`](Self::start) for such a service.
+    ///
+    /// # Panics
+    /// The bed or the service is configured wrongly; or the database does not answer when the rows that the run has
+    /// left open are settled.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;

@@ -153,11 +153,32 @@ pub async fn read_overrides(
     Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
-/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the
-/// database's clock.
+/// Sets an override. It replaces an earlier one of the same service and key. It is recorded as set now, by the
+/// database's clock; the field `at` is ignored. The key `paused` with the value `true` pauses the service.
+///
+/// Every replica applies it within seconds; in a transaction, after the commit. The service, the key and the value are
+/// not checked here. The replicas report a wrong row by a warning, and in `rejected` of
+/// [`Explanation`](crate::Explanation).
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> service_core::Result<()> {
+/// use service_core::database::{Override, connect, migrate, remove_override, set_override};
+///
+/// let db = connect("sqlite::memory:").await?;
+/// migrate(&db).await?;
+/// set_override(&db, &Override::new("mailer", "interval", "5m").by("ann").why("rate limit")).await?;
+/// assert!(remove_override(&db, "mailer", "interval").await?);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 ///
 /// # Errors
-/// Those of the database.
+/// Those of the database, for example: the table `service_override` is missing ([`migrate`](crate::database::migrate)
+/// creates it).
 pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<()> {
     let set_at = DbTime::Database.now(db).await?;
     let columns = ["service_id", "key", "value", "set_by", "why", "set_at", "until"];

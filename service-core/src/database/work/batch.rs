@@ -24,11 +24,35 @@ use crate::database::work::write_row::{self, Written, write_unreadable};
 use crate::service::error::{Error, Result};
 use crate::service::outcome::Outcome;
 
-/// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
+/// Rows claimed by one run. Take its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
 /// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an
 /// attempt (or becomes `failed`), and the next run claims the others again. If all items of a batch of `claim` were
 /// settled, and the run succeeds without `commit`, a warning says so.
+///
+/// ```
+/// # mod order {
+/// #     use sea_orm::entity::prelude::*;
+/// #     #[derive(Clone, Debug, PartialEq, DeriveEntityModel, service_core::WorkItem)]
+/// #     #[sea_orm(table_name = "shop_order")]
+/// #     #[work_item(status = "status")]
+/// #     pub struct Model { #[sea_orm(primary_key)] pub id: i64, pub status: String }
+/// #     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+/// #     pub enum Relation {}
+/// #     impl ActiveModelBehavior for ActiveModel {}
+/// # }
+/// use service_core::prelude::*;
+///
+/// # async fn pack(_order: &order::Model) -> std::io::Result<()> { Ok(()) }
+/// async fn update(cx: &Context) -> Result<Outcome> {
+///     let mut batch = cx.claim::<order::Entity>(100).await?;
+///     while let Some(item) = batch.next().await? {
+///         let packed = pack(item.model()).await;
+///         item.settle(packed).await?;
+///     }
+///     batch.commit().await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
     /// The item that was lent last. Dropped before the settler.
@@ -139,6 +163,9 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
     /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own,
     /// such as a deadlock or a read-only server, costs no attempt.
     ///
+    /// Await it to its end. If the future is dropped, the item counts as not settled: it loses an attempt (or becomes
+    /// `failed`), unless the commit of its status has begun (`claim_each`).
+    ///
     /// # Errors
     /// Only errors of the database: return them with `?`. A failed item is not an error of the batch.
     pub fn settle<R: IntoSettled>(self, result: R) -> impl Future<Output = Result<()>> + Send {
@@ -201,8 +228,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         tx.unwrap_or_else(|| self.settler.lazy_tx())
     }
 
-    /// Lends the next item; `None` if all have been lent, or the table refuses to complete rows. An earlier item that
-    /// was not settled has failed.
+    /// Returns the next item; `None` if there are no more, or if the table has refused to set a row to `completed`. If
+    /// the previous item was not settled, it is recorded as failed (`not settled`). If the future is dropped, the rows
+    /// that were not returned keep their attempts.
     ///
     /// # Errors
     /// Those of the database: return them with `?`.

@@ -68,8 +68,8 @@ pub(crate) fn claim_index_name<E: WorkItem>() -> String {
 /// this moment, a warning says so, and nothing is changed: claims work without the index, only slower.
 ///
 /// # Errors
-/// Another index has this name, and does not serve the claims. A transaction that uses the table keeps an invalid index
-/// from being dropped for 2 s. Or those of the database: the table, or the right to create an index, is missing.
+/// Another index has this name, and does not serve the claims. An invalid index cannot be dropped within 2 s, because a
+/// transaction uses the table. Or those of the database: the table, or the right to create an index, is missing.
 pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
     let is_postgres = db.get_database_backend() == DbBackend::Postgres;
     loop {

@@ -18,8 +18,11 @@ use sea_orm::{ActiveEnum, EntityTrait, Value};
 /// | `status` (required) | `String`, or an enum stored as text with `pending`, `completed` and `failed` | the status of the row |
 /// | `error` | `String`, `Option<String>` | the message of the last failure; emptied when the row completes |
 /// | `attempts` | an integer | the number of attempts, including the one that succeeded |
-/// | `available_at` | `DateTimeUtc`, `DateTimeWithTimeZone`, `DateTime` (in UTC), `ChronoUnixTimestamp(Millis)`, or an `Option` of these | the row is not claimed before this time; a batch is half rows without a time, by key, and half rows whose time has come, the earliest first |
+/// | `available_at` | `DateTimeUtc`, `DateTimeWithTimeZone`, `DateTime` (in UTC), `ChronoUnixTimestamp(Millis)`, or an `Option` of these | the row is not claimed before this time |
 /// | `updated_at` | the same | when the status changed |
+///
+/// Half of a batch are rows whose `available_at` is NULL, in the order of the key. The other half are rows whose time
+/// has come, the earliest first.
 ///
 /// `max_attempts = 5` sets how many attempts a row has (a number; needs `attempts`; default 3). Without `attempts` a
 /// row has one.
