@@ -27,8 +27,8 @@ use crate::runtime::services::Services;
 use crate::service::error::Result;
 use crate::sync::Mutex;
 
-/// How long after `shutdown_timeout` a shutdown is overdue.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How long after `shutdown_timeout` a shutdown is overdue: when the services have stopped, a few steps follow.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
