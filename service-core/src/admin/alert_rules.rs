@@ -47,7 +47,7 @@ pub struct AlertRules {
 /// | `ServiceBackingOff` | a service has been failing and retrying for 15 min |
 /// | `ServiceOverdue` | a run is a minute late, for 2 min |
 /// | `ServiceUnhealthy` | a service has been unhealthy for 10 min for another reason: a run that hangs, for example |
-/// | `ServiceNoSuccess` | a service has had no success for three intervals, at least for 3 min; with `cron`, while three fires passed |
+/// | `ServiceNoSuccess` | a service has had no success for three intervals, at least for 3 min; with `cron`, while three fires passed. Not with `delay` without `timeout`, nor with `cron` in certain months only |
 /// | `ServiceAbsent` | no process shows a critical service (without one: the first service) for 5 min |
 /// | `WorkRowsFailed` | a table of work has failed rows |
 /// | `WorkRowsOld` | the oldest due row of a table of work has been due for 15 min |
@@ -339,7 +339,8 @@ fn success_limit(options: &Options) -> Option<Duration> {
     let run = options.timeout.unwrap_or_default();
     let limit = match &options.schedule {
         Schedule::Interval(every) => every.saturating_mul(INTERVALS) + options.jitter + run,
-        Schedule::Delay(wait) => (*wait + options.jitter + run).saturating_mul(INTERVALS),
+        // Without a timeout, a run may take any time.
+        Schedule::Delay(wait) => (*wait + options.jitter + options.timeout?).saturating_mul(INTERVALS),
         Schedule::Cron(cron) => cron_span(cron)? + options.jitter + run,
         Schedule::OnDemand | Schedule::LongRun(_) => return None,
     };
@@ -350,6 +351,7 @@ fn success_limit(options: &Options) -> Option<Duration> {
 }
 
 /// Returns the longest time from a fire to the third one after it. It depends on the schedule only, not on the day.
+/// `None` if the schedule has certain months only: outside of them, no success is expected.
 fn cron_span(schedule: &CronSchedule) -> Option<Duration> {
     /// A Monday, the first day of a year: 2024-01-01.
     const FROM: Duration = Duration::from_secs(1_704_067_200);
@@ -357,6 +359,10 @@ fn cron_span(schedule: &CronSchedule) -> Option<Duration> {
     const MOST_FIRES: usize = 10_000;
     // Fires within a minute count as one, so that a week of them can be looked at.
     const TOGETHER: Duration = Duration::from_secs(59);
+    // The last field but one. A name, such as `@daily`, has every month or is once a year.
+    if schedule.expression.split_whitespace().rev().nth(1).is_some_and(|months| !matches!(months, "*" | "?")) {
+        return None;
+    }
     let from = SystemTime::UNIX_EPOCH + FROM;
     let mut fires = Vec::new();
     let mut after = from;
@@ -399,6 +405,8 @@ mod tests {
             options.timeout = Some(seconds(10));
         };
         assert_eq!(limit_of(delayed), Some(1_830));
+        // A run may take any time.
+        assert_eq!(limit_of(|options| options.schedule = Schedule::Delay(seconds(600))), None);
         assert_eq!(limit_of(|options| options.schedule = Schedule::OnDemand), None);
         assert_eq!(limit_of(|options| options.schedule = Schedule::LongRun(Default::default())), None);
     }
@@ -407,6 +415,10 @@ mod tests {
     #[test]
     fn the_limit_of_a_cron_schedule_is_its_longest_time_of_three_fires() {
         const HOUR: u64 = 3_600;
+        let cron = |expression: &str| {
+            let (expression, timezone) = (expression.into(), "UTC".into());
+            Schedule::Cron(CronSchedule { expression, timezone, catch_up: Default::default() })
+        };
         for (expression, limit) in [
             ("*/5 * * * *", 900),
             ("* * * * * *", 180),
@@ -418,9 +430,11 @@ mod tests {
             // February, March and April.
             ("0 0 1 * *", (90 * 24 + 1) * HOUR),
         ] {
-            let schedule =
-                CronSchedule { expression: expression.into(), timezone: "UTC".into(), catch_up: Default::default() };
-            assert_eq!(limit_of(|options| options.schedule = Schedule::Cron(schedule)), Some(limit), "{expression}");
+            assert_eq!(limit_of(|options| options.schedule = cron(expression)), Some(limit), "{expression}");
+        }
+        // Outside of the season, no success is expected.
+        for expression in ["0 3 * 3 *", "0 6 * 6-8 *", "0 3 * 1-6 *", "* * * 6-8 *", "0 0 3 1 */3 ?", "0 3 * jan 1"] {
+            assert_eq!(limit_of(|options| options.schedule = cron(expression)), None, "{expression}");
         }
     }
 }
