@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "it uses a part of the collector")]
+#[path = "../support/log.rs"]
+mod log;
 #[allow(dead_code, reason = "it uses a part of the server")]
 #[path = "../support/postgres.rs"]
 mod postgres;

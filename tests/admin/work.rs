@@ -103,7 +103,10 @@ async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let body = "key=%5B%2269%22%5D&key=%5B%2268%22%5D&by=ann&why=lighter&which=chosen";
     let answer = site.send("POST", "/ui/work/admin_parcel/retry", &form, body).await;
-    assert_eq!((answer.status, answer.header("location")), (303, Some("../../work")), "{answer:?}");
+    assert_eq!((answer.status, answer.header("location")), (303, Some("../../work?done=2")), "{answer:?}");
+    let page = site.get("/ui/work?done=2").await.body;
+    assert!(page.contains("Done: rows set back to pending: 2."), "{page}");
+    assert!(!site.get("/ui/work").await.body.contains("Done"));
     let answer = retry(json!({"all": true, "by": "bob", "why": "a larger van"})).await;
     assert_eq!(answer.json(), json!({"retried": 66}));
     assert_eq!((&parcel().await["failed"], &parcel().await["pending"]), (&json!(0), &json!(100)));
@@ -155,6 +158,27 @@ async fn the_first_scrape_and_the_first_page_have_the_counts() {
         let site = site(&format!("sqlite:{}", dir.path().join("admin.db").display())).await;
         let answer = site.get(path).await;
         assert!(answer.body.contains(text), "{path}: {}", answer.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_due_rows_without_a_time_is_unknown_and_not_zero() {
+    for (change, oldest) in [
+        ("SET due = NULL", None),
+        // None is due.
+        ("SET due = '2999-01-01T00:00:00Z'", Some("service_work_oldest_due_seconds{table=\"admin_parcel\"} 0\n")),
+        ("SET due = '2026-01-01T00:00:00Z'", Some("service_work_oldest_due_seconds{table=\"admin_parcel\"} ")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let db = parcels(&format!("sqlite:{}", dir.path().join("admin.db").display())).await;
+        db.execute_unprepared(&format!("UPDATE admin_parcel {change}")).await.unwrap();
+        let site = Site::of(builder().admin("127.0.0.1:0").database(db)).await;
+        let metrics = site.get("/metrics").await.body;
+        assert!(metrics.contains("service_work_rows{table=\"admin_parcel\",state=\"due\"} "), "{metrics}");
+        match oldest {
+            Some(series) => assert!(metrics.contains(series), "{change}: {metrics}"),
+            None => assert!(!metrics.contains("service_work_oldest_due_seconds{"), "{change}: {metrics}"),
+        }
     }
 }
 
@@ -267,8 +291,8 @@ async fn a_list_of_failed_rows_that_takes_too_long_is_unavailable() {
     assert!(answer.error().contains("CREATE INDEX ON \"admin_parcel\""), "{answer:?}");
 }
 
-/// Takes about five seconds of real time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Takes about five seconds of real time. The log is that of its only thread.
+#[tokio::test]
 async fn failed_rows_that_take_too_long_to_count_leave_the_other_counts() {
     let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
     let db = parcels(&tokio::task::spawn_blocking(|| server.database()).await.unwrap()).await;
@@ -276,6 +300,7 @@ async fn failed_rows_that_take_too_long_to_count_leave_the_other_counts() {
                 CREATE VIEW admin_parcel AS SELECT * FROM parcels \
                 WHERE CASE status WHEN 'failed' THEN pg_sleep(1) IS NOT NULL ELSE true END";
     db.execute_unprepared(slow).await.unwrap();
+    let (log, _guard) = crate::log::Log::listen();
     let site = Site::of(builder().admin("127.0.0.1:0").database(db)).await;
     let tables = loop {
         let tables = site.get("/work").await.json();
@@ -289,6 +314,8 @@ async fn failed_rows_that_take_too_long_to_count_leave_the_other_counts() {
     let error = counts["error"].as_str().unwrap();
     let index = "CREATE INDEX ON \"admin_parcel\" (\"id\") WHERE \"status\" = 'failed'";
     assert!(error.contains(index), "{error}");
+    let warnings = log.warnings();
+    assert_eq!(warnings.iter().filter(|line| line.contains(index)).count(), 1, "{warnings:?}");
     let metrics = site.get("/metrics").await.body;
     assert!(
         metrics.contains("state=\"pending\"} 30") && !metrics.contains("admin_parcel\",state=\"failed\""),

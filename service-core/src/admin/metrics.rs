@@ -79,9 +79,12 @@ fn families(app: &App) -> Families {
             let labels = [pair("table", &table), pair("state", state)];
             families.gauge(WORK_ROWS, "Rows of a table of work by state, counted up to 10,000.", &labels, rows as f64);
         }
-        let oldest = counts.oldest_due_seconds.unwrap_or(0.0);
-        let help = "For how long the oldest due row of a table of work has been due.";
-        families.gauge(WORK_OLDEST, help, &[pair("table", &table)], oldest);
+        // The age of due rows is unknown if none of them has a time.
+        let oldest = counts.oldest_due_seconds.or((counts.due == 0).then_some(0.0));
+        if let Some(oldest) = oldest {
+            let help = "For how long the oldest due row of a table of work has been due.";
+            families.gauge(WORK_OLDEST, help, &[pair("table", &table)], oldest);
+        }
     }
     let alerts = &Alerts::of(&app.registry).queues;
     if !alerts.is_empty() {

@@ -135,7 +135,9 @@ impl WorkSamples {
         match counted {
             Ok(counts) => {
                 let error = failed.as_ref().err().map(|error| format!("{error:#}"));
-                let counts = WorkCounts { failed: failed.ok(), ..counts };
+                // The last count stays: without it, an alert about failed rows would end.
+                let failed = failed.ok().or(sample.counts.and_then(|last| last.failed));
+                let counts = WorkCounts { failed, ..counts };
                 *sample = Sample { counts: Some(counts), sampled_at: Some(now), error };
             }
             // The last counts stay, with their time.
@@ -164,6 +166,9 @@ impl Drop for Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::lifecycle::BoxFuture;
+    use crate::runtime::operator_store::{FailedRow, Retried};
+    use crate::service::error::Result;
 
     #[test]
     fn counts_are_no_metrics_any_more_when_they_are_older_than_ninety_seconds() {
@@ -192,5 +197,48 @@ mod tests {
         assert_eq!(later.elapsed(), Duration::from_millis(100));
         samples.first_counts(Instant::now()).await;
         assert_eq!(later.elapsed(), Duration::from_millis(100));
+    }
+
+    /// Counts of failed rows, which are taken one after the other.
+    #[derive(Debug)]
+    struct Counted(Mutex<Vec<Result<u64>>>);
+
+    impl WorkTable for Counted {
+        fn name(&self) -> &str {
+            "parcel"
+        }
+
+        fn count(&self, _cap: u64) -> BoxFuture<'_, Result<WorkCounts>> {
+            Box::pin(async { Ok(WorkCounts { pending: 3, ..WorkCounts::default() }) })
+        }
+
+        fn count_failed(&self, _cap: u64) -> BoxFuture<'_, Result<u64>> {
+            Box::pin(async { self.0.lock().remove(0) })
+        }
+
+        fn failed(&self, _offset: u64, _limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn key_columns(&self) -> usize {
+            1
+        }
+
+        fn retry<'a>(&'a self, _keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Retried> {
+            Box::pin(async { Retried { rows: 0, result: Ok(()) } })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_count_of_failed_rows_stays_if_a_count_fails() {
+        let samples = WorkSamples::default();
+        let slow = || Err(Error::msg("it took too long"));
+        let table = Counted(Mutex::new(vec![slow(), Ok(7), slow(), slow(), Ok(0)]));
+        for (failed, fails) in [(None, true), (Some(7), false), (Some(7), true), (Some(7), true), (Some(0), false)] {
+            samples.sample(&table, SystemTime::UNIX_EPOCH).await;
+            let sample = samples.current().remove("parcel").unwrap();
+            let counts = sample.counts.unwrap();
+            assert_eq!((counts.pending, counts.failed, sample.error.is_some()), (3, failed, fails));
+        }
     }
 }

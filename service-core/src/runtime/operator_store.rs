@@ -202,7 +202,7 @@ pub(crate) struct WorkCounts {
     pub(crate) due: u64,
     /// Rows that are claimed by `claim_each`.
     pub(crate) in_flight: u64,
-    /// Rows with the status `failed`. `None`: they could not be counted.
+    /// Rows with the status `failed`. `None`: they have never been counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<u64>,
     /// For how long the oldest due row has been due, in seconds; `None` if there is none, or no column has a time.

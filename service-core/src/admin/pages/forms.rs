@@ -101,7 +101,7 @@ pub(crate) async fn retry(State(app): AppState, Parameters(name): Parameters<Str
         retry_rows(&app, &name, Retry { keys, all, by: field("by"), why: field("why") }).await
     };
     match done.await {
-        Ok(_) => Redirect::to("../../work").into_response(),
+        Ok(rows) => Redirect::to(&format!("../../work?done={rows}")).into_response(),
         Err(refused) => failed_page(&app, &name, 0, &root, Some(&refused)).await,
     }
 }

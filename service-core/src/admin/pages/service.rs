@@ -71,7 +71,7 @@ pub(super) enum Message<'a> {
 }
 
 impl Message<'_> {
-    fn show(self) -> Markup {
+    pub(super) fn show(self) -> Markup {
         match self {
             Self::Done(what) => html! { p.message.done role="status" { "Done: " (what) "." } },
             Self::RunFailed(error) => html! { p.message.refused role="alert" { "The run failed: " (error) } },

@@ -5,24 +5,35 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 
 use crate::admin::app::{AppState, SharedApp};
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
 use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{author, duration, time};
+use crate::admin::pages::service::Message;
 use crate::admin::samples::CAP;
 use crate::admin::work::{Range, Table, all, failed_rows as read_failed};
 
 /// The rows of one page.
 const PAGE: u32 = 50;
 
+/// The query of the page of all tables.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Query {
+    /// How many rows a retry has set back to pending.
+    done: Option<u64>,
+}
+
 /// `GET /ui/work`
-pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
+pub(crate) async fn work(State(app): AppState, Asked(query): Asked<Query>, request: Request) -> Response {
     let root = Root::of(&request);
     let tables = all(&app).await;
     let now = app.registry.inner.services.shared.clock.wall_now();
     let body = html! {
+        @if let Some(rows) = query.done { (Message::Done(&format!("rows set back to pending: {rows}")).show()) }
         h1 { "Work" }
         @if tables.is_empty() { p { "This program has no table of work (`#[derive(WorkItem)]`), or no database." } }
         @for table in &tables {

@@ -124,6 +124,15 @@ impl<E: WorkItem> WorkTable for Table<E> {
                 }
             };
             let counted = tokio::time::timeout(FAILED_LIMIT + CONNECT_LIMIT, counting).await;
+            let took_too_long = |count| matches!(count, FailedCount::Skipped(_));
+            if took_too_long(*self.failed_count()) && !took_too_long(last) {
+                crate::log::warn!(
+                    table = self.name(),
+                    "the failed rows take too long to count: the last count stays, and the next one follows in {} ({})",
+                    humanize::long(COUNT_AGAIN),
+                    self.advice()
+                );
+            }
             counted
                 .map_err(Error::new)
                 .flatten()
