@@ -32,14 +32,15 @@ after(async () => {
   site?.stop();
 });
 
-/** Opens a page. `problems` are errors on its console, and requests to other hosts. */
-async function open(path, { width = 1280, scheme = "light", script = true } = {}) {
+/** Opens a page. `problems` are errors on its console, and requests to other hosts. `before` runs before its script. */
+async function open(path, { width = 1280, scheme = "light", script = true, before = null } = {}) {
   const page = await browser.newPage();
   const problems = [];
   page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("request", (request) => { if (!request.url().startsWith(site.base)) problems.push(request.url()); });
   await page.setJavaScriptEnabled(script);
+  if (before) await page.evaluateOnNewDocument(before);
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
   await page.setViewport({ width, height: 844 });
   await page.goto(site.base + path, { waitUntil: "domcontentloaded" });
@@ -146,6 +147,21 @@ test("a command without a reason is not sent", async () => {
   assert.equal((await health("worker_7")).paused, false);
 });
 
+test("the Enter key in the fields of the commands sends no command", async () => {
+  for (const script of [true, false]) {
+    const { page } = await open("/ui/services/worker_7", { script });
+    await page.type("#command-by", "ann");
+    await page.type("#command-why", "a half of a reason");
+    let isSent = false;
+    page.on("request", (request) => { if (request.method() === "POST") isSent = true; });
+    await page.keyboard.press("Enter");
+    // It would be sent after the key, and before an answer to this.
+    await page.$eval("#command-why", () => new Promise((done) => { setTimeout(done, 300); }));
+    assert.equal(isSent, false);
+    assert.equal((await health("worker_7")).paused, false);
+  }
+});
+
 test("an interval is overridden until a time, and the override is removed", async () => {
   const { page } = await open("/ui/services/worker_6");
   await page.type("#override-value", "5m");
@@ -174,10 +190,13 @@ test("failed rows are shown with their errors, and the chosen ones or all are re
   await page.click("input[name=key]");
   await sign(page, "retry", "the route is back");
   await press(page, "button[value=chosen]");
+  assert.equal(await textOf(page, ".message.done"), "Done: rows set back to pending: 1.");
   assert.equal((await failed()).length, 2);
   await page.goto(`${site.base}/ui/work/outgoing_message`, { waitUntil: "domcontentloaded" });
   await sign(page, "retry", "it works");
   await press(page, "button[value=all]");
+  assert.equal(await textOf(page, ".message.done"), "Done: rows set back to pending: 2.");
+  assert.equal(new URL(page.url()).search, "", "a page that is loaded again does not say it again");
   assert.deepEqual(await failed(), []);
 });
 
@@ -193,10 +212,71 @@ test("rows change by themselves, a service that became worse moves up, and a sea
   const place = () => page.$$eval("li.row", (rows) => rows.findIndex((row) => row.dataset.id === "worker_30"));
   await eventually("it moves up", async () => (await place()) < 8);
   await page.keyboard.press("/");
-  await page.keyboard.type("worker_3");
+  assert.equal(await page.$eval("#search", (search) => search === document.activeElement), false, "no key is a shortcut");
+  await page.type("#search", "worker_3");
   const shown = await page.$$eval("li.row", (rows) => rows.filter((row) => !row.hidden).map((row) => row.dataset.id));
   assert.ok(shown.length > 0 && shown.every((id) => id.startsWith("worker_3")), shown.join());
   assert.deepEqual(problems, []);
+});
+
+test("a row becomes degraded without an event", async () => {
+  // A run that hangs sends no event, and a service that is paused looks the same to a page without events.
+  const silent = () => {
+    window.EventSource = class {
+      constructor() { setTimeout(() => this.onopen()); }
+      addEventListener() {}
+      close() {}
+    };
+  };
+  const { page, problems } = await open("/", { before: silent });
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  const shows = (status) => page.$eval("#service-worker_29", (row, status) => row.classList.contains(status), status);
+  assert.equal(await shows("healthy"), true);
+  const degraded = () => textOf(page, "#summary .count:nth-child(2) b").then(Number);
+  const before = await degraded();
+  let requests = 0;
+  page.on("request", () => { requests += 1; });
+  await fetch(`${site.base}/services/worker_29/pause`, { method: "POST", body: '{"by": "bob", "why": "a test"}' });
+  await eventually("the row is degraded", () => shows("degraded"));
+  assert.ok((await degraded()) > before);
+  assert.ok(requests <= 6, `${requests} requests`);
+  await fetch(`${site.base}/services/worker_29/resume`, { method: "POST", body: '{"by": "bob", "why": "a test"}' });
+  assert.deepEqual(problems, []);
+});
+
+test("the state of the connection is announced when it changes, and only then", async () => {
+  for (const path of ["/ui/services/worker_4", "/ui/replicas"]) {
+    const { page } = await open(path);
+    await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+    await page.evaluate(() => {
+      window.announced = [];
+      const connection = document.getElementById("connection");
+      const announce = () => { window.announced.push(connection.textContent); };
+      new MutationObserver(announce).observe(connection, { childList: true, characterData: true, subtree: true });
+      window.reads = 0;
+      const read = window.fetch;
+      window.fetch = (...what) => { window.reads += 1; return read(...what); };
+    });
+    await eventually("the page is read twice", () => page.evaluate(() => window.reads >= 2));
+    assert.deepEqual(await page.evaluate(() => window.announced), [], path);
+  }
+});
+
+test("a page whose token is not valid any more has a link to log in again", async () => {
+  for (const path of ["/ui/services/worker_4", "/", "/ui/replicas"]) {
+    const { page } = await open(path);
+    await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+    await page.evaluate(() => {
+      window.read = window.fetch;
+      window.fetch = async () => new Response("", { status: 401 });
+    });
+    await eventually("it says so", async () => (await textOf(page, "#connection")) === "○ log in again");
+    const target = await page.$eval("#connection a", (link) => link.pathname);
+    // The answer to a page without a valid token is the login, which leads back to the page.
+    assert.equal(target, path);
+    await page.evaluate(() => { window.fetch = window.read; });
+    await eventually("it is live again", async () => (await textOf(page, "#connection")) === "● live");
+  }
 });
 
 test("the page of replicas says which one runs what, and what is wrong, and changes by itself", async () => {

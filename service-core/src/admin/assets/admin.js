@@ -36,6 +36,25 @@ async function fetchPage(address) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
+// ── the connection ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const connection = document.getElementById("connection");
+
+// A screen reader announces each time that the text is set, also if it is the same.
+function showConnection(text) {
+  if (connection.textContent !== text) connection.textContent = text;
+}
+
+// Without a valid token, the page itself is the login, which leads back to it.
+function showLost(error) {
+  if (error?.status !== 401) return showConnection("○ connection lost, trying again");
+  if (connection.querySelector("a")) return;
+  const link = document.createElement("a");
+  link.href = path;
+  link.textContent = "log in again";
+  connection.replaceChildren("○ ", link);
+}
+
 // ── all services ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function filter() {
@@ -129,17 +148,16 @@ async function refreshParts() {
 
 // What other replicas do is no event of this one.
 if (document.body.dataset.period) {
-  const connection = document.getElementById("connection");
-  connection.textContent = "● live";
+  showConnection("● live");
   let isReading = false;
   setInterval(async () => {
     if (document.hidden || isReading) return;
     isReading = true;
     try {
       await refreshParts();
-      connection.textContent = "● live";
-    } catch {
-      connection.textContent = "○ connection lost, trying again";
+      showConnection("● live");
+    } catch (error) {
+      showLost(error);
     }
     isReading = false;
   }, document.body.dataset.period * 1000);
@@ -148,7 +166,6 @@ if (document.body.dataset.period) {
 // ── live ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 if (live !== undefined && window.EventSource) {
-  const connection = document.getElementById("connection");
   const changed = new Set();
   const urgent = new Set();
   // Whether events may have been missed.
@@ -158,9 +175,9 @@ if (live !== undefined && window.EventSource) {
   // Why the last reading failed.
   let problem = null;
   const show = () => {
-    if (problem?.status === 404) connection.textContent = "○ this service is not registered any more";
-    else if (isLost || problem) connection.textContent = "○ connection lost, trying again";
-    else if (isOpen) connection.textContent = "● live";
+    if (problem?.status === 404) showConnection("○ this service is not registered any more");
+    else if (isLost || problem) showLost(problem);
+    else if (isOpen) showConnection("● live");
   };
   const visible = (id) => {
     const row = document.getElementById(`service-${id}`);
@@ -250,7 +267,7 @@ if (live !== undefined && window.EventSource) {
     events.onopen = opened;
     events.onerror = failed;
     events.onmessage = receive;
-    events.addEventListener("dropped", () => { connection.textContent = "○ too slow, connecting again"; });
+    events.addEventListener("dropped", () => showConnection("○ too slow, connecting again"));
   };
   // A browser opens six connections to a host: a page in the background must not keep one.
   const disconnect = () => {
@@ -261,8 +278,12 @@ if (live !== undefined && window.EventSource) {
     lost = null;
   };
   connect();
-  // A reason may have a time in it ("retrying in 40 s"), which changes without an event.
+  let ticks = 0;
+  // A reason may have a time in it ("retrying in 40 s"), which changes without an event. A service that hangs sends no
+  // event, either, so all rows are read every 15 s, with one request.
   setInterval(() => {
+    ticks += 1;
+    if (rows && ticks % 3 === 0) all = true;
     if (rows) document.querySelectorAll("li.row.unhealthy, li.row.degraded, li.row[data-state=standby]").forEach((row) => changed.add(row.dataset.id));
     if (!document.hidden) schedule();
   }, 5000);
@@ -280,12 +301,6 @@ rows?.addEventListener("focusout", () => setTimeout(() => { if (!rows.contains(d
 if (search && rows) {
   search.addEventListener("input", filter);
   search.form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
-  addEventListener("keydown", (event) => {
-    if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
-      event.preventDefault();
-      search.focus();
-    }
-  });
 }
 
 for (const input of document.querySelectorAll("[data-remember]")) {

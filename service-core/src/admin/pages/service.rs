@@ -241,6 +241,8 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Re
         [Command::Reset, Command::Resume, Command::Pause, Command::Run, Command::Wake, Command::Start, Command::Stop];
     html! {
         form.act method="post" action=(root.link(&format!("ui/services/{}/commands", handle.id()))) {
+            // What the Enter key in a field presses: without this button, the first command.
+            button type="submit" disabled hidden {}
             (author("command"))
             div.buttons data-part="buttons" #buttons {
                 @for command in buttons.into_iter().filter(allowed) {
