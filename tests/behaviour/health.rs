@@ -234,6 +234,7 @@ async fn a_configure_of_a_later_instance_that_takes_long_is_not_healthy() {
     bed.run_for(secs(20)).await;
     assert_eq!(assessed(&service), "healthy");
     assert_eq!(service.explain().now, "`configure` of a fresh instance has been running for 20 s");
+    assert_eq!(service.health().next_run, None, "the run was due 20 s ago, and follows the `configure`");
     bed.run_for(secs(25)).await;
     assert_eq!(assessed(&service), "degraded: `configure` of a fresh instance has been running for 45 s");
     bed.run_for(secs(600)).await;
@@ -295,6 +296,7 @@ async fn a_blocking_run_that_does_not_return_is_unhealthy() {
     let bed = TestBed::new();
     let service = bed.start(Blocking(Some(gate))).await;
     service.wait_for(ServiceState::BackingOff).await.unwrap();
+    assert_eq!(service.health().next_run, None, "no retry begins before the run returns");
     let assessed = assessed(&service);
     assert!(assessed.starts_with("unhealthy: blocking run 1 timed out and has not returned after"), "{assessed}");
     open.send(()).unwrap();

@@ -56,6 +56,7 @@ async fn while_a_probe_fails_the_service_waits_and_retries_at_once_when_it_succe
         assert_eq!((health.state, health.failures), (ServiceState::BackingOff, 2), "it does not fail");
         let reason = health.reason.unwrap();
         assert!(reason.contains("the probe `api` has failed for "), "{reason}");
+        assert_eq!(reason.contains(": connection refused"), how == 1, "{reason}");
 
         let runs = log.count("run");
         away.store(0, Ordering::SeqCst);

@@ -181,16 +181,9 @@ fn next(health: &ServiceHealth, now: SystemTime) -> String {
         (ServiceState::Created | ServiceState::Stopped, _) => format!("no run until `start {}`", health.service_id),
         (_, Some(at)) => format!("next run {}", relative(at, now)),
         (ServiceState::Standby, None) => "the next run is on another replica".to_owned(),
-        (_, None) if is_in_run(health) => "a run is in progress".to_owned(),
+        (_, None) if health.in_run => "a run is in progress".to_owned(),
         (_, None) => "no next run is scheduled now".to_owned(),
     }
-}
-
-/// Whether a run is certainly in progress. The start of a run without a success may also be that of a failed one.
-fn is_in_run(health: &ServiceHealth) -> bool {
-    let is_first = health.last_run_duration_ms.is_none();
-    let never_failed = health.error_count == 0 && health.last_run > health.last_success;
-    health.state == ServiceState::Running && health.last_run.is_some() && (is_first || never_failed)
 }
 
 fn relative(at: SystemTime, now: SystemTime) -> String {
@@ -279,12 +272,9 @@ mod tests {
             next(&health, now())
         };
         assert_eq!(said("standby", |_| {}), "the next run is on another replica");
-        let never_failed: fn(&mut ServiceHealth) = |health| health.error_count = 0;
-        assert_eq!(said("running", never_failed), "a run is in progress");
-        assert_eq!(said("running", |health| health.last_run_duration_ms = None), "a run is in progress");
-        let idle: fn(&mut ServiceHealth) = |health| health.last_success = Some(now());
-        assert_eq!(said("running", idle), "no next run is scheduled now");
-        // The last run of a service on demand may have failed.
+        for state in ["running", "draining"] {
+            assert_eq!(said(state, |health| health.in_run = true), "a run is in progress");
+        }
         assert_eq!(said("running", |_| {}), "no next run is scheduled now");
     }
 

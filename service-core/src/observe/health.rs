@@ -64,6 +64,9 @@ pub struct ServiceHealth {
     pub reason: Option<String>,
     /// Whether the service has a running task: from `starting` to `draining`.
     pub running: bool,
+    /// Whether a run is in progress.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_run: bool,
     /// Whether the service is paused, or will be as soon as it has started.
     pub paused: bool,
     /// Consecutive failures that count towards `max_failures`.
@@ -76,7 +79,8 @@ pub struct ServiceHealth {
     /// When the last successful run ended.
     #[serde(with = "rfc3339::optional")]
     pub last_success: Option<SystemTime>,
-    /// When the next run is due. Absent during a run.
+    /// When the next run is due. Absent during a run, during the `configure` of a fresh instance, and while a blocking
+    /// run that has timed out has not returned.
     #[serde(with = "rfc3339::optional")]
     pub next_run: Option<SystemTime>,
     /// How long the last run that ended took, in milliseconds.
@@ -145,6 +149,7 @@ pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Ex
         status: health,
         reason,
         running: state.is_running(),
+        in_run: status.in_run(),
         paused: *is_paused,
         failures: status.failures,
         max_failures: options.failure_limit(),
@@ -165,7 +170,10 @@ pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Ex
 
 fn next_run(snapshot: &Snapshot, clock: &Clock) -> Option<SystemTime> {
     let waits = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff) && !snapshot.status.in_run();
-    let due = snapshot.status.next_due.filter(|_| waits)?;
+    let now = Instant::now();
+    // The next run begins after the code that runs now, whenever that ends. Health reports both.
+    let is_held_up = configuring(snapshot, now).is_some() || blocked(snapshot, now).is_some();
+    let due = snapshot.status.next_due.filter(|_| waits && !is_held_up)?;
     match &snapshot.options.schedule {
         // What is due next is a check of the wall clock.
         Schedule::Cron(cron) if !snapshot.status.is_backing_off() => {
@@ -219,7 +227,8 @@ pub(crate) fn assess(
         && let Some(outage) = services.outage(service)
     {
         let reason = match reason {
-            Some(reason) => format!("{reason}; {}", outage.what),
+            Some(reason) if reason.contains(&outage.why) => format!("{reason}; {}", outage.what),
+            Some(reason) => format!("{reason}; {}: {}", outage.what, outage.why),
             None => format!("{}: {}", outage.what, outage.why),
         };
         return (status.max(HealthStatus::Degraded), Some(reason));

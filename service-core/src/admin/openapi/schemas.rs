@@ -56,6 +56,7 @@ fn service_schemas() -> Vec<Named> {
                 ("status", statuses(), true),
                 ("reason", or_null(Type::String), true),
                 ("running", boolean(), true),
+                ("in_run", boolean(), false),
                 ("paused", boolean(), true),
                 ("failures", integer(), true),
                 ("max_failures", or_null(Type::Integer), true),
