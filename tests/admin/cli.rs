@@ -2,11 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use serde_json::Value;
 use service_core::prelude::*;
+use tokio::sync::Semaphore;
 
 use crate::site::{Broken, Ratio, Site, TOKEN, builder};
 
@@ -164,6 +166,35 @@ async fn the_status_shows_the_worst_service_first_and_fits_the_terminal() {
 }
 
 #[tokio::test]
+async fn the_status_of_a_service_in_a_run_says_that_a_run_is_in_progress() {
+    /// Fails, and then runs until a test lets it end.
+    struct FailsFirst(Arc<Semaphore>);
+
+    #[service(interval = 3600, retry_delay = 0.01, discover = false)]
+    impl FailsFirst {
+        async fn update(&mut self, cx: &Context) -> Result<()> {
+            if cx.run_number() > 1 {
+                self.0.acquire().await.unwrap().forget();
+                return Ok(());
+            }
+            Err(Error::msg("the first one fails"))
+        }
+    }
+
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let site = Site::of(builder().admin("127.0.0.1:0").service_fn("slow", move || FailsFirst(held.clone()))).await;
+    site.runs("slow", 2).await;
+    let shown = site.services("status slow").await;
+    assert!(shown.out.contains("  next run      a run is in progress\n"), "{shown:?}");
+    assert_eq!(site.services("status slow --json").await.json()["in_run"], true);
+    gate.add_permits(1);
+    crate::site::eventually(async || site.services.get("slow").unwrap().health().last_success.is_some()).await;
+    let shown = site.services("status slow").await;
+    assert!(!shown.out.contains("in progress"), "{shown:?}");
+}
+
+#[tokio::test]
 async fn a_metric_that_is_not_a_number_does_not_hide_the_other_services() {
     let site = Site::of(builder().admin("127.0.0.1:0").service_of::<Ratio>("ratio")).await;
     site.runs("steady", 1).await;
@@ -224,10 +255,17 @@ async fn another_server_is_not_taken_for_an_admin_interface() {
     }
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = mute.local_addr().unwrap();
-    std::thread::spawn(move || drop(mute.accept()));
-    run(&format!("services status --address {address}"))
-        .await
-        .fails(3, &["does not answer as an admin interface does"]);
+    std::thread::spawn(move || {
+        for _ in 0..2 {
+            drop(mute.accept());
+        }
+    });
+    let read = run(&format!("services status --address {address}")).await;
+    read.fails(3, &["does not answer as an admin interface does"]);
+    assert!(!read.err.contains("carried out"), "{read:?}");
+    // The connection ends after the request was sent: by a crash of the program, for example.
+    let changed = run(&format!("services pause steady --address {address}")).await;
+    changed.fails(3, &["does not answer as", "the command may still be carried out, see `status`"]);
 }
 
 #[tokio::test]

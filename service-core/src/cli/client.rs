@@ -91,21 +91,15 @@ impl Client {
         };
         let request = request.body(Full::new(body)).map_err(|error| CliError::Refused(error.to_string()))?;
         let stream = self.connect().await?;
-        let (status, answer) = match tokio::time::timeout(limit, exchange(stream, request)).await {
-            Ok(answer) => answer.map_err(|error| self.is_no_admin_interface(&error.to_string()))?,
-            Err(_) if method == Method::GET => {
-                let limit = humanize::long(limit);
-                return Err(CliError::Unreachable(format!("{} does not answer within {limit}", self.address)));
-            }
-            Err(_) => {
-                return Err(CliError::Unreachable(format!(
-                    "{} has not answered within {}; the command may still be carried out, see `status`",
-                    self.address,
-                    humanize::long(limit)
-                )));
-            }
+        let reads = method == Method::GET;
+        let why = match tokio::time::timeout(limit, exchange(stream, request)).await {
+            Ok(Ok((status, answer))) => return self.read(status, &answer),
+            Ok(Err(error)) => self.is_no_admin_interface(&error.to_string()),
+            Err(_) if reads => format!("{} does not answer within {}", self.address, humanize::long(limit)),
+            Err(_) => format!("{} has not answered within {}", self.address, humanize::long(limit)),
         };
-        self.read(status, &answer)
+        let result = if reads { "" } else { "; the command may still be carried out, see `status`" };
+        Err(CliError::Unreachable(why + result))
     }
 
     async fn connect(&self) -> Result<TcpStream, CliError> {
@@ -123,10 +117,11 @@ impl Client {
 
     fn read<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, CliError> {
         if status.is_success() {
-            return serde_json::from_slice(answer).map_err(|error| self.is_no_admin_interface(&error.to_string()));
+            return serde_json::from_slice(answer)
+                .map_err(|error| CliError::Unreachable(self.is_no_admin_interface(&error.to_string())));
         }
         let Ok(Refusal { error }) = serde_json::from_slice(answer) else {
-            return Err(self.is_no_admin_interface(&format!("it answers `{status}`")));
+            return Err(CliError::Unreachable(self.is_no_admin_interface(&format!("it answers `{status}`"))));
         };
         Err(match (status, &self.token) {
             (StatusCode::NOT_FOUND, _) => CliError::NotFound(error),
@@ -140,11 +135,11 @@ impl Client {
         })
     }
 
-    fn is_no_admin_interface(&self, why: &str) -> CliError {
-        CliError::Unreachable(format!(
+    fn is_no_admin_interface(&self, why: &str) -> String {
+        format!(
             "{} does not answer as an admin interface does ({why}): `--address` or ADMIN_ADDR sets another address",
             self.address
-        ))
+        )
     }
 }
 
