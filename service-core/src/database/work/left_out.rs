@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
+use crate::schedule::later;
 
 /// The maximum number of rows of a table that are left out until they are corrected. With more of them, the table is
 /// the problem.
@@ -68,7 +69,7 @@ struct LeftOutRow {
 impl LeftOutRows {
     /// Adds a row. True if it was not left out before.
     pub(super) fn add(&mut self, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let row = LeftOutRow { key: key.clone(), until: Instant::now() + why.wait(), reason, why };
+        let row = LeftOutRow { key: key.clone(), until: later(Instant::now(), why.wait()), reason, why };
         self.0.insert(key_text(key), row).is_none()
     }
 
