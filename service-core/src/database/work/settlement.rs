@@ -66,20 +66,10 @@ impl ServiceDb {
     /// Releases what an ended run left open, and charges nothing: the replica has lost the lease of the service.
     ///
     /// # Errors
-    /// The database is down. Claims that are not released expire.
+    /// The database is down. Claims that expire count as a crash, so the next [`settle`](Self::settle) releases them.
     pub(crate) async fn abandon(&self) -> Result<()> {
-        if !self.work.has_unsettled() {
-            return Ok(());
-        }
-        self.tx.commits.finished().await;
-        let mut result = Ok(());
-        for settlement in self.work.pending(None) {
-            if result.is_ok() {
-                result = self.release(&settlement, &[]).await.map_err(Into::into);
-            }
-            self.work.remove(&settlement);
-        }
-        result
+        self.work.forget_charges();
+        self.settle(None).await
     }
 
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged

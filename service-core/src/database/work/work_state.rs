@@ -528,6 +528,14 @@ impl WorkState {
         }
     }
 
+    /// The replica has lost the lease of the service: no row is charged, and only claims are left to be released.
+    pub(crate) fn forget_charges(&self) {
+        self.settlements.lock().retain_mut(|settlement| {
+            settlement.charges.clear();
+            settlement.owner.is_some()
+        });
+    }
+
     /// Removes a settlement that was written.
     pub(crate) fn remove(&self, settlement: &Settlement) {
         self.settlements.lock().retain(|pending| pending.id != settlement.id);
