@@ -91,7 +91,7 @@ async fn the_reason_has_the_failure_and_the_next_retry() {
     let began = SystemTime::UNIX_EPOCH + secs(1_767_225_600);
     assert_eq!((health.last_run, health.next_run), (Some(began + secs(60)), Some(began + secs(65))));
     bed.run_for(secs(11)).await;
-    assert_eq!(assessed(&service), "degraded: retrying after failure 2 of 3; last success 1.2 min ago: it failed");
+    assert_eq!(assessed(&service), "degraded: retrying after failure 2 of 3; last success 73 s ago: it failed");
     bed.run_for(secs(9)).await;
     assert_eq!(assessed(&service), "healthy");
     assert_eq!(service.health().last_error.as_deref(), Some("it failed"), "it is kept");

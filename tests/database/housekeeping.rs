@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, Set,
-    Statement,
+    Statement, TransactionTrait,
 };
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::database::retry_failed;
@@ -82,6 +82,22 @@ pub(crate) async fn failed_rows_are_tried_again_as_if_they_were_new(bench: Bench
     assert_eq!(retry_failed::<job::Entity>(&bench.db, all).await.unwrap(), 0);
     let worked = ServiceDb::new(bench.db.clone(), "worker").claim::<job::Entity>(10).for_each(async |_| ()).await;
     assert_eq!(worked.unwrap(), Outcome::processed(5));
+}
+
+/// A transaction that another program forgot holds a row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_locked_row_keeps_no_other_from_being_deleted() {
+    let Some(bench) = Bench::postgres().await else { return };
+    create(&bench.db, parcel::Entity).await;
+    for id in 1..=3 {
+        parcel(&bench.db, id, "completed", Some(at(-31))).await;
+    }
+    let forgotten = bench.db.begin().await.unwrap();
+    forgotten.execute_unprepared("SELECT 1 FROM parcel WHERE id = 2 FOR SHARE").await.unwrap();
+    let replica = replica(&bench, &Arc::new(AtomicI64::new(NOW))).await;
+    assert_eq!(replica.delete_retained().await, 2);
+    assert_eq!(parcels(&bench.db).await, [2]);
+    forgotten.rollback().await.unwrap();
 }
 
 /// No statement changes more than a thousand rows, and none of them twice.

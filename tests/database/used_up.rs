@@ -72,6 +72,36 @@ pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Be
     shuts_down_in_time(&services).await;
 }
 
+/// A migration that goes on for minutes. A query of the registry that waited for it would keep a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_locked_configuration_table_costs_no_connection_and_is_no_outage() {
+    let Some(bench) = crate::Bench::postgres().await else { return };
+    let migration = bench.db.begin().await.unwrap();
+    migration.execute_unprepared("LOCK TABLE service_config IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let url = format!("{}&application_name=locked_out", bench.url);
+    let services = builder().service_of::<Leader>("leader").database_url(&url).start_all().await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name = 'locked_out' AND wait_event_type = 'Lock'";
+    let mut free = None;
+    // A poll waits for less than a second. Without a limit, its query waits until the migration ends.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(10)
+        && free.is_none_or(|free: Instant| free.elapsed() < Duration::from_secs(1))
+    {
+        let select = Statement::from_string(bench.db.get_database_backend(), waiting);
+        let waits: i64 = bench.db.query_one_raw(select).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+        free = if waits == 0 { free.or_else(|| Some(Instant::now())) } else { None };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(free.is_some(), "a query waits for the lock");
+    until("services work", || health(&services, "leader").runs > 0 && health(&services, "counter").runs > 0).await;
+    for id in ["counter", "leader"] {
+        assert_eq!(health(&services, id).reason, None);
+    }
+    migration.rollback().await.unwrap();
+    shuts_down_in_time(&services).await;
+}
+
 /// One replica at a time runs it.
 #[derive(Default)]
 struct Leader;

@@ -12,7 +12,7 @@ use crate::config::options::Options;
 use crate::humanize;
 use crate::observe::startup_table;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::schedule::{CronSchedule, Schedule, cron};
+use crate::schedule::{CronSchedule, NEVER, Schedule, cron};
 
 /// A success may be missing for at least this long: a server that scrapes once a minute sees three values in this time.
 const LEAST: Duration = Duration::from_secs(180);
@@ -337,14 +337,16 @@ fn rows_old(all: &Selector, table: &str) -> Rule {
 /// Returns how long a success may be missing; `None` if no schedule says when to expect one.
 fn success_limit(options: &Options) -> Option<Duration> {
     let run = options.timeout.unwrap_or_default();
+    let more = options.jitter.saturating_add(run);
     let limit = match &options.schedule {
-        Schedule::Interval(every) => every.saturating_mul(INTERVALS) + options.jitter + run,
+        Schedule::Interval(every) => every.saturating_mul(INTERVALS).saturating_add(more),
         // Without a timeout, a run may take any time.
-        Schedule::Delay(wait) => (*wait + options.jitter + options.timeout?).saturating_mul(INTERVALS),
-        Schedule::Cron(cron) => cron_span(cron)? + options.jitter + run,
+        Schedule::Delay(_) if options.timeout.is_none() => return None,
+        Schedule::Delay(wait) => wait.saturating_add(more).saturating_mul(INTERVALS),
+        Schedule::Cron(cron) => cron_span(cron)?.saturating_add(more),
         Schedule::OnDemand | Schedule::LongRun(_) => return None,
     };
-    let limit = (limit + options.initial_delay).max(LEAST);
+    let limit = limit.saturating_add(options.initial_delay).clamp(LEAST, NEVER);
     let limit = if limit >= DAY { limit + CLOCK_CHANGE } else { limit };
     // Whole seconds are enough.
     Some(Duration::from_secs(limit.as_secs_f64().ceil() as u64))

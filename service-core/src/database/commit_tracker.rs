@@ -42,14 +42,15 @@ impl CommitTracker {
         self.lock().begun.values().any(|begun| begun.elapsed() < PROTECTED)
     }
 
-    /// Waits until no commit is in flight. Dropping the future changes nothing.
+    /// Waits until the commits that are in flight now have ended. Dropping the future changes nothing.
     pub async fn finished(&self) {
+        let later = self.lock().next;
         loop {
             let notified = self.finished.notified();
             tokio::pin!(notified);
             // Registered before the commits are read, or a guard dropped in between would be missed.
             notified.as_mut().enable();
-            if self.lock().begun.is_empty() {
+            if self.lock().begun.keys().all(|id| *id >= later) {
                 return;
             }
             notified.await;
@@ -70,12 +71,8 @@ pub struct CommitGuard {
 
 impl Drop for CommitGuard {
     fn drop(&mut self) {
-        let mut commits = self.tracker.lock();
-        commits.begun.remove(&self.id);
-        if commits.begun.is_empty() {
-            drop(commits);
-            self.tracker.finished.notify_waiters();
-        }
+        self.tracker.lock().begun.remove(&self.id);
+        self.tracker.finished.notify_waiters();
     }
 }
 
@@ -96,8 +93,11 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        let later = tracker.enter();
         drop(second);
         waiting.await.unwrap();
+        assert!(tracker.in_progress(), "it does not wait for commits that begin later");
+        drop(later);
         assert!(!tracker.in_progress());
     }
 }

@@ -154,7 +154,7 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
     let target = DatabaseUrl::parse(&url)?;
     let direct = match target.engine {
         Engine::SqliteMemory => None,
-        _ => Some(DirectConnection::new(tuned(options.clone(), &target))),
+        _ => Some(DirectConnection::new(tuned(pinged_when_idle(options.clone()), &target))),
     };
     match open(pinged_when_idle(options.clone()), true).await {
         Ok(db) => Ok(RegistryPool { db, direct }),

@@ -14,6 +14,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
+use crate::database::tx_limits::LOCK_LIMIT;
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
@@ -196,7 +197,8 @@ impl<'a> IntoIterator for &'a SchemaSql {
 /// processes may do so at once.
 ///
 /// # Errors
-/// The database is down; or it refuses, then the message names `schema_sql`, or the statement that adds the column.
+/// The database is down; a lock is not free within 2 s; or it refuses, then the message names `schema_sql`, or the
+/// statement that adds the column.
 pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     if missing_tables(db).await?.is_empty() && missing_columns(db).await?.is_empty() {
         // Then neither the right to create tables nor SQLite's write lock is needed.
@@ -205,7 +207,8 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     let backend = db.get_database_backend();
     let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
     if backend == DbBackend::Postgres {
-        tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
+        // A process that has vanished may hold a lock. Statements that wait would hold up those of services, too.
+        tx.execute_unprepared(&format!("{LOCK_LIMIT}SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
     // Checked again under the lock: another process may have created them.
     let missing = missing_tables(&tx).await?;
@@ -245,47 +248,47 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => {
-            "SELECT attname::text AS name FROM pg_attribute WHERE attrelid = to_regclass($1) AND NOT attisdropped"
+            "SELECT wanted.name AS in_table, attname::text AS name \
+             FROM (VALUES ('service_claim'), ('service_state')) AS wanted (name) \
+             JOIN pg_attribute ON attrelid = to_regclass(wanted.name) WHERE NOT attisdropped"
         }
-        _ => "SELECT name FROM pragma_table_info(?)",
+        _ => {
+            "SELECT wanted.column1 AS in_table, there.name AS name \
+             FROM (VALUES ('service_claim'), ('service_state')) AS wanted JOIN pragma_table_info(wanted.column1) AS there"
+        }
     };
-    let mut missing = Vec::new();
-    for table in ["service_claim", "service_state"] {
-        let rows = db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
-        let there = rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, _>>()?;
-        let lacks = |column: &str| !there.is_empty() && there.iter().all(|name| name != column);
-        let later = LATER_COLUMNS.into_iter().filter(|(of, column, _)| *of == table && lacks(column));
-        missing.extend(later.map(|(_, _, sql)| sql));
-    }
-    Ok(missing)
+    let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
+    let there = rows.iter().map(|row| Ok((row.try_get("", "in_table")?, row.try_get("", "name")?)));
+    let there = there.collect::<std::result::Result<Vec<(String, String)>, DbErr>>()?;
+    let lacks = |(table, column, _): &(&str, &str, &str)| {
+        let mut columns = there.iter().filter(|(of, _)| of == table).peekable();
+        columns.peek().is_some() && columns.all(|(_, name)| name != column)
+    };
+    Ok(LATER_COLUMNS.into_iter().filter(lacks).map(|(_, _, sql)| sql).collect())
 }
 
 async fn missing_tables(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
-    if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
-        return Err(Error::fatal(format!("{backend:?} is not supported: use SQLite or PostgreSQL")));
-    }
-    let mut missing = Vec::new();
-    for (name, _) in TABLES {
-        match table_exists(db, name).await {
-            Ok(true) => {}
-            Ok(false) => missing.push(name),
-            Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
-            Err(source) => return Err(Error::new(CannotLook { name, source })),
-        }
-    }
-    Ok(missing)
-}
-
-/// Whether a table or view exists. On PostgreSQL `name` is an identifier as in SQL: with quotes and a schema, if it
-/// needs them.
-pub(crate) async fn table_exists(db: &impl ConnectionTrait, name: &str) -> std::result::Result<bool, DbErr> {
-    let backend = db.get_database_backend();
+    let names: Vec<String> = TABLES.iter().map(|(name, _)| format!("('{name}')")).collect();
+    let names = names.join(", ");
     let sql = match backend {
-        DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
-        _ => "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?",
+        DbBackend::Postgres => {
+            format!("SELECT name FROM (VALUES {names}) AS wanted (name) WHERE to_regclass(name) IS NULL")
+        }
+        DbBackend::Sqlite => format!(
+            "SELECT column1 AS name FROM (VALUES {names}) \
+             WHERE column1 NOT IN (SELECT name FROM sqlite_master WHERE type IN ('table', 'view'))"
+        ),
+        _ => return Err(Error::fatal(format!("{backend:?} is not supported: use SQLite or PostgreSQL"))),
     };
-    Ok(db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?.is_some())
+    let rows = match db.query_all_raw(Statement::from_string(backend, sql)).await {
+        Ok(rows) => rows,
+        Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
+        Err(source) => return Err(Error::new(CannotCheck(source))),
+    };
+    let missing =
+        rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, DbErr>>()?;
+    Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| missing.iter().any(|found| found == name)).collect())
 }
 
 /// Whether the framework's tables exist.
@@ -334,11 +337,8 @@ impl FrameworkTables {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot check whether the framework's table `{name}` exists")]
-struct CannotLook {
-    name: &'static str,
-    source: DbErr,
-}
+#[error("cannot check whether the framework's tables exist")]
+struct CannotCheck(#[source] DbErr);
 
 #[derive(Debug, thiserror::Error)]
 #[error(

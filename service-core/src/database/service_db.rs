@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
+use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::pool_size;
@@ -18,6 +19,7 @@ use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
@@ -78,9 +80,41 @@ impl ServiceDb {
         self
     }
 
-    /// Whether something that the service names in `needs` is down.
+    /// The services of the registry, and this service.
+    fn service(&self) -> Option<(Arc<Services>, Arc<RegisteredService>)> {
+        let services = self.services.upgrade()?;
+        let service = services.get(&self.service_id)?;
+        Some((services, service))
+    }
+
+    /// Whether something that the service names in `needs` is known to be down.
     pub(crate) fn need_is_down(&self) -> bool {
-        self.services.upgrade().is_some_and(|services| services.need_is_down(&self.service_id))
+        self.service().is_some_and(|(services, service)| services.need_is_down(&service.inner))
+    }
+
+    /// Whether something that the service names in `needs` was down at `began` or later. With `certain`, that is
+    /// checked if it is not known.
+    pub(crate) async fn need_was_down_since(&self, began: Instant, certain: bool) -> bool {
+        match self.service() {
+            Some((services, service)) => services.need_was_down_since(began, &service.inner, certain).await,
+            None => false,
+        }
+    }
+
+    /// The end of an outage of what the service needs makes a run due, if none begins before. Returns whether there is
+    /// such an outage now.
+    pub(crate) fn continue_after_outage(&self) -> bool {
+        let Some((services, service)) = self.service() else { return false };
+        // First, so that no outage ends unnoticed.
+        service.inner.lock().requests.continues_after_outage = true;
+        services.need_is_down(&service.inner)
+    }
+
+    /// Makes a run due.
+    pub(crate) fn wake(&self) {
+        if let Some((_, service)) = self.service() {
+            service.inner.wake_in_case();
+        }
     }
 
     /// Sets the tables that the registry creates.

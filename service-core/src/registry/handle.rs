@@ -288,7 +288,7 @@ impl ServiceHandle {
         if let Err(error) = self.inner().request_run(Some(waiter)) {
             // It may have been handed over since.
             let leases = self.registry.inner.extension.leases().filter(|_| self.state() == ServiceState::Standby);
-            let Some(leases) = leases else { return Err(error.into()) };
+            let Some(leases) = leases else { return Err(error) };
             return self.registry.waiting(leases.request_run(self.inner())).await;
         }
         self.registry.waiting(report).await.map_err(|_| self.inner().ended_before_run())

@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
@@ -16,7 +14,7 @@ use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
-use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::service_inner::{ServiceInner, unless};
 use crate::service::error::{Error, Result};
 
 /// The access of a service to the runtime. Cheap to clone, and `'static`, so that the service's own tasks may hold it.
@@ -422,18 +420,6 @@ impl Context {
     pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         unless(self.stopping(), work).await
     }
-}
-
-/// Runs `work`, and drops it unfinished when `end` comes first.
-async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
-    let (mut end, mut work) = (pin!(end), pin!(work));
-    std::future::poll_fn(|task| {
-        if end.as_mut().poll(task).is_ready() {
-            return Poll::Ready(None);
-        }
-        work.as_mut().poll(task).map(Some)
-    })
-    .await
 }
 
 impl fmt::Debug for Context {

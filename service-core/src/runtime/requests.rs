@@ -150,6 +150,8 @@ pub(crate) struct Requests {
     pub(crate) rebuild: Option<Rebuild>,
     /// The outage that the service waits for is over. The loop clears it.
     pub(crate) outage_over: bool,
+    /// Items of the last run have failed or were left: the end of an outage makes a run due. The next run clears it.
+    pub(crate) continues_after_outage: bool,
     /// The resolved configuration.
     pub(crate) resolved: Arc<Resolved>,
     /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a
@@ -178,6 +180,7 @@ impl Requests {
             waiters: Waiters::new(),
             rebuild: None,
             outage_over: false,
+            continues_after_outage: false,
             options: resolved.options.clone(),
             resolved,
             degraded: None,
@@ -198,7 +201,7 @@ impl Requests {
         self.degraded = None;
         self.progress = Progress::default();
         self.interrupt = None;
-        self.outage_over = false;
+        (self.outage_over, self.continues_after_outage) = (false, false);
     }
 
     /// Takes the closures that are to be called now: all of them when the instance ends, else those of the run.

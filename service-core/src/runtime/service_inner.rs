@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, MutexGuard, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -171,6 +173,11 @@ impl ServiceInner {
         }
     }
 
+    /// Returns the future's output, or `None` if a stop is requested first.
+    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        unless(self.until(|state| state.requests.stop.is_some().then_some(())), work).await
+    }
+
     // ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Requests a stop, and returns the incarnation that it ends.
@@ -325,7 +332,8 @@ impl ServiceInner {
     }
 
     /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A
-    /// wait that the service itself chose (`RetryAfter`) is not shortened.
+    /// wait that the service itself chose (`RetryAfter`) is not shortened. For a service that left work because of an
+    /// outage, a run is due now.
     pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
         let reason = state.status.wait_reason.as_deref();
@@ -333,6 +341,10 @@ impl ServiceInner {
         if waits && state.status.is_backing_off() {
             state.requests.outage_over = true;
             state.wake();
+        }
+        let needs = state.requests.options.needs.iter().any(|needed| needed == resource);
+        if needs && std::mem::take(&mut state.requests.continues_after_outage) {
+            state.request_wake(false);
         }
     }
 
@@ -364,6 +376,18 @@ impl ServiceInner {
     pub(crate) fn log(&self, work: impl FnOnce()) {
         log::with_labels(self.labels.text(), work);
     }
+}
+
+/// Runs `work`, and drops it unfinished when `end` comes first.
+pub(crate) async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut end, mut work) = (pin!(end), pin!(work));
+    std::future::poll_fn(|task| {
+        if end.as_mut().poll(task).is_ready() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(task).map(Some)
+    })
+    .await
 }
 
 thread_local! {

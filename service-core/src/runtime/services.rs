@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::Ordering as AtomicOrdering;
 use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -23,6 +24,9 @@ use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
 use crate::sync::{Mutex, RwLock};
+
+/// How long the check may take whether what a service needs is down.
+const NEED_CHECK: Duration = Duration::from_secs(10);
 
 /// The types of the services, by name, with the number of services of each.
 type Types = BTreeMap<&'static str, Vec<(&'static ServiceDescriptor, usize)>>;
@@ -84,17 +88,36 @@ impl Services {
         self.concerning(service).any(|resource| resource.was_down_since(at))
     }
 
-    /// Whether a resource that the service with this id names in `needs` is down. Those that seem up are checked soon.
-    pub(crate) fn need_is_down(&self, id: &str) -> bool {
-        let Some(service) = self.get(id) else { return false };
-        let needed = self.resources.iter().filter(|resource| service.inner.needs(resource.name()));
-        needed.fold(false, |any_down, resource| {
-            let is_down = resource.outage().is_some();
-            if !is_down {
-                resource.is_suspected();
+    /// Whether a resource that this service names in `needs` is known to be down.
+    pub(crate) fn need_is_down(&self, service: &ServiceInner) -> bool {
+        self.needed(service).any(|resource| resource.outage().is_some())
+    }
+
+    /// Whether a resource that this service names in `needs` was down at `began` or later. If that is not known, they
+    /// are checked soon; with `certain`, the answer waits for the check. A check that has no result in time, or before
+    /// a stop of the service, counts as an outage.
+    pub(crate) async fn need_was_down_since(&self, began: Instant, service: &ServiceInner, certain: bool) -> bool {
+        if self.needed(service).any(|resource| resource.was_down_since(began)) {
+            return true;
+        }
+        if !certain {
+            self.needed(service).for_each(|resource| resource.is_suspected());
+            return false;
+        }
+        let check = async {
+            for resource in self.needed(service) {
+                if resource.confirm(began).await {
+                    return true;
+                }
             }
-            any_down || is_down
-        })
+            false
+        };
+        let check = tokio::time::timeout(NEED_CHECK, service.unless_stopping(check));
+        matches!(check.await, Err(_) | Ok(None | Some(true)))
+    }
+
+    fn needed<'a>(&'a self, service: &'a ServiceInner) -> impl Iterator<Item = &'a Arc<dyn Resource>> {
+        self.resources.iter().filter(|resource| service.needs(resource.name()))
     }
 
     /// The resources that this service uses or needs.
@@ -102,7 +125,7 @@ impl Services {
         self.resources.iter().filter(|resource| resource.is_used_by(service) || service.needs(resource.name()))
     }
 
-    /// A resource is available again: services that wait for it retry now.
+    /// A resource is available again: services that wait for it retry now, and those that left work continue.
     pub(crate) fn end_outage(&self, resource: &str) {
         for service in self.all() {
             service.inner.end_outage(resource);

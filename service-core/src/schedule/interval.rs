@@ -72,10 +72,12 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))
 }
 
-/// Returns `at + wait`, with `wait` limited to 30 years so that the sum does not overflow.
+/// A wait that never ends: 30 years, so that sums do not overflow.
+pub(crate) const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// Returns `at + wait`, with `wait` limited to [`NEVER`].
 #[inline]
 pub(crate) fn later(at: Instant, wait: Duration) -> Instant {
-    const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
     at.checked_add(wait.min(NEVER)).unwrap_or(at)
 }
 

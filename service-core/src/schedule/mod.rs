@@ -3,7 +3,7 @@
 pub(crate) mod cron;
 mod interval;
 
-pub(crate) use interval::{Grid, later};
+pub(crate) use interval::{Grid, NEVER, later};
 
 use std::time::Duration;
 

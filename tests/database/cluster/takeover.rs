@@ -4,12 +4,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
-use service_core::database::{Override, set_override};
+use service_core::database::{Item, Override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
 use super::{Log, Worker, start};
 use crate::bed::{Bed, on_each};
+use crate::tables::{job, jobs};
 
 on_each! {
     one_replica_runs_and_the_other_stands_by,
@@ -21,6 +22,8 @@ on_each! {
     without_the_database_every_replica_stands_by,
     the_former_holder_stands_by_and_takes_over_again,
     a_lost_lease_is_no_failure,
+    claims_of_a_lost_lease_are_released_when_the_database_is_back,
+    a_stop_after_an_outage_releases_the_claims_of_the_last_run,
     a_lost_lease_ends_the_runs_of_children,
     a_service_that_depends_on_a_standby_starts,
     a_replica_stands_by_although_its_dependency_failed_at_first,
@@ -466,4 +469,76 @@ async fn a_replica_on_standby_has_no_instance_for_other_services(replicas: Bed) 
     let b = start(&other, "b", &log, 0.0).await;
     let refused = other.services().await.register("child", Gate).parent(&b).await.unwrap_err().to_string();
     assert!(refused.contains("another replica runs it"), "{refused}");
+}
+
+/// Holds the claim of its row until the run is dropped, the first time.
+struct Claiming(Log);
+
+#[service(interval = 10, scope = "cluster", lease = 30, discover = false)]
+impl Claiming {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let log = &self.0;
+        let jobs = cx.claim_each::<job::Entity>(10);
+        jobs.for_each(async |_: &Item<job::Entity>| {
+            log.add("an item begins");
+            if log.times("an item begins").len() == 1 {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await
+    }
+}
+
+/// While the database is away, the claims cannot be released. They expire in the meantime, and would count as a crash.
+async fn claims_of_a_lost_lease_are_released_when_the_database_is_back(replicas: Bed) {
+    jobs(&replicas.db, 3).await;
+    let log = Log::new();
+    let service = {
+        let log = log.clone();
+        replicas.bed.start_fn(move || Claiming(log.clone())).await
+    };
+    replicas.run_for(5.0).await;
+    assert_eq!(replicas.number("SELECT count(*) FROM service_claim").await, 3);
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(100.0).await;
+    assert_eq!((service.state(), log.times("an item begins").len()), (ServiceState::Standby, 1));
+    // What `service_claim` records of a row is deleted when the row is settled.
+    replicas.execute("UPDATE job SET status = 'held'").await;
+    replicas.bed.heal(&replicas.bed);
+    replicas.run_for(60.0).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    assert_eq!(replicas.number("SELECT count(*) FROM service_claim").await, 0);
+    replicas.execute("UPDATE job SET status = 'pending'").await;
+    replicas.run_for(30.0).await;
+    assert_eq!(replicas.number("SELECT count(*) FROM job WHERE status = 'completed' AND attempts = 1").await, 3);
+    assert_eq!(service.health().error_count, 0);
+}
+
+/// Fails 20 s after it has claimed rows.
+#[derive(Default)]
+struct Failing;
+
+#[service(interval = 10, retry_delay = "1h", max_retry_delay = "1h", discover = false)]
+impl Failing {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let batch = cx.claim_each::<job::Entity>(10).await?;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        drop(batch);
+        Err(Error::msg("the run has failed"))
+    }
+}
+
+/// No run has released them since the database is back.
+async fn a_stop_after_an_outage_releases_the_claims_of_the_last_run(replicas: Bed) {
+    jobs(&replicas.db, 3).await;
+    let service = replicas.bed.start_of::<Failing>().await;
+    replicas.run_for(10.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(15.0).await;
+    replicas.bed.heal(&replicas.bed);
+    replicas.run_for(10.0).await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+    assert_eq!(replicas.number("SELECT count(*) FROM service_claim").await, 3);
+    service.stop().await.unwrap();
+    assert_eq!(replicas.number("SELECT count(*) FROM service_claim").await, 0);
 }

@@ -118,7 +118,7 @@ pub struct BadOverride {
 ///
 /// # Errors
 /// Those of the database. What is not text or not JSON is an error of its row only.
-pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
+pub async fn read_config(db: &impl ConnectionTrait) -> Result<Vec<ConfigRow>> {
     let select = Query::select()
         .columns(["service_id", "key"].map(column))
         .expr_as(value(), column("value"))
@@ -285,7 +285,7 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
 pub(crate) type ReadOverride = std::result::Result<Override, BadOverride>;
 
 /// All overrides, each with the text of its `set_at`.
-pub(crate) async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
+pub(crate) async fn all_overrides(db: &impl ConnectionTrait) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
         .columns(["service_id", "key", "set_by", "why", "set_at", "until"].map(column))
         .expr_as(value(), column("value"))

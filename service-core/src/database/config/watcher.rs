@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
-use sea_orm::{DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,6 +47,11 @@ const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
+/// How long the registry's own work may take on the services' pool, with the wait. A slow network is no outage.
+const WORK_LIMIT: Duration = Duration::from_secs(2);
+/// The limits of the queries of a poll, on PostgreSQL: another program may have locked a table.
+const READ_LIMITS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; \
+                           SET LOCAL lock_timeout = '800ms'; SET LOCAL statement_timeout = '5s'";
 /// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a
 /// row.
 const SPARE_LIMIT: Duration = Duration::from_secs(5);
@@ -180,7 +185,7 @@ impl TableWatcher {
             monitor.check()?;
         }
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
-        match self.on_pool(POOL_LIMIT, POOL_LIMIT, &work).await {
+        match self.on_pool(POOL_LIMIT, WORK_LIMIT, &work).await {
             Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Some(result) => return result,
             None => {}
@@ -287,6 +292,8 @@ impl TableWatcher {
             && !self.availability.is_down()
             && !self.is_pool_exhausted(&error)
             && !self.availability.tables().are_ready()
+            // Another process holds a lock, perhaps that under which tables are created: the next poll tries again.
+            && !ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_wait)
         {
             return Err(error);
         }
@@ -459,7 +466,7 @@ impl TableWatcher {
     }
 
     /// The time by which overrides expire.
-    pub(crate) async fn now(&self, services: &Services, db: &DatabaseConnection) -> Result<DateTime<Utc>> {
+    pub(crate) async fn now(&self, services: &Services, db: &impl ConnectionTrait) -> Result<DateTime<Utc>> {
         match self.is_virtual {
             true => Ok(services.shared.clock.wall_now().into()),
             false => Ok(DbTime::Database.now(db).await?),
@@ -479,9 +486,25 @@ impl TableWatcher {
     }
 
     async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
-        let db = &db;
-        self.follow_file(db).await?;
-        self.availability.tables().ensure(db).await?;
+        self.follow_file(&db).await?;
+        self.availability.tables().ensure(&db).await?;
+        // On virtual time, each statement is seen on the pool.
+        if self.is_virtual || db.get_database_backend() != DbBackend::Postgres {
+            return self.read_rows(services, &db).await;
+        }
+        let tx = db.begin().await?;
+        // A query that is abandoned goes on at the server, and keeps its connection: each poll would add one.
+        tx.execute_unprepared(READ_LIMITS).await?;
+        let rows = self.read_rows(services, &tx).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    async fn read_rows(
+        &self,
+        services: &Services,
+        db: &impl ConnectionTrait,
+    ) -> Result<BTreeMap<String, Vec<TableRow>>> {
         let now = self.now(services, db).await?;
         let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
         for row in read_config(db).await? {

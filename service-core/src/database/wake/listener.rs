@@ -156,12 +156,22 @@ impl Shared {
                 Ok(Ended::Dropped) => return,
                 Ok(Ended::NoTopics) => has_gap = false,
                 Ok(Ended::Swallowed) => {
+                    let way = match direct {
+                        None => format!(
+                            "through the connection to the {}: a pooler in transaction mode drops them; set \
+                             `database_direct_url` to the server itself",
+                            self.watcher.availability.name()
+                        ),
+                        Some(_) => {
+                            "through `database_direct_url`: it leads to a pooler in transaction mode, or to another \
+                                    database than that of the services"
+                                .to_owned()
+                        }
+                    };
                     self.report(|| {
                         warn!(
-                            "notifications do not arrive through the connection to the {}: a pooler in transaction mode drops \
-                             them; set `database_direct_url` to the server itself. Until then this process wakes its own services \
-                             only, and services with `wake_on` also run by their schedule",
-                            self.watcher.availability.name()
+                            "notifications do not arrive {way}. Until then this process wakes its own services only, and services \
+                             with `wake_on` also run by their schedule"
                         );
                     });
                     let again = Instant::now() + SWALLOWED_WAIT;
@@ -171,6 +181,7 @@ impl Shared {
                 }
                 Err(error) => {
                     debug!("the connection for notifications has ended, reconnecting: {error}");
+                    has_gap = true;
                     self.watcher.availability.probe_soon();
                     if wait >= MAX_RECONNECT_WAIT && !self.watcher.availability.is_down() {
                         self.report(|| {
@@ -222,7 +233,7 @@ impl Shared {
         let mut checks = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut announcing = pin!(self.announce_itself());
-        let (mut announced, mut heard, mut echo_due) = (false, false, None);
+        let (mut announced, mut sent, mut heard, mut echo_due) = (false, false, false, None);
         loop {
             let event = {
                 let (mut receiving, mut no_echo) = (pin!(listener.try_recv()), pin!(until(echo_due)));
@@ -230,8 +241,8 @@ impl Shared {
                     if let Poll::Ready(received) = receiving.as_mut().poll(task) {
                         return Poll::Ready(Event::Received(received));
                     }
-                    if !announced && let Poll::Ready(sent) = announcing.as_mut().poll(task) {
-                        return Poll::Ready(Event::Announced(sent));
+                    if !announced && let Poll::Ready(was_sent) = announcing.as_mut().poll(task) {
+                        return Poll::Ready(Event::Announced(was_sent));
                     }
                     if no_echo.as_mut().poll(task).is_ready() {
                         return Poll::Ready(Event::NoEcho);
@@ -259,9 +270,9 @@ impl Shared {
                         },
                     }
                 }
-                Event::Announced(sent) => {
-                    announced = true;
-                    // If it could not be sent, nothing is known.
+                Event::Announced(was_sent) => {
+                    (announced, sent) = (true, was_sent);
+                    // If it could not be sent, nothing is known until it is sent again.
                     echo_due = (sent && !heard).then(|| Instant::now() + ECHO_LIMIT);
                 }
                 Event::NoEcho => return Ok(Ended::Swallowed),
@@ -270,6 +281,10 @@ impl Shared {
                         None => return Ok(Ended::Dropped),
                         Some(services) if !self.is_needed(&services) => return Ok(Ended::NoTopics),
                         Some(_) => {}
+                    }
+                    if announced && !sent {
+                        announcing.set(self.announce_itself());
+                        announced = false;
                     }
                     within(LIMIT, async { listener.execute(LISTEN).await.map(drop) }).await?;
                 }

@@ -287,9 +287,16 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
             self.settler.end_lease();
         }
-        // While something is down that the service needs, the schedule gives the pace.
-        let all_failed = self.tally.processed == 0 && self.tally.failed > 0;
-        let again = (again || self.tally.more) && !(all_failed && self.settler.service_db.need_is_down());
+        let mut again = again || self.tally.more;
+        let Settler { service_db, table, .. } = &self.settler;
+        let are_postponed = service_db.work.are_postponed(table);
+        if self.tally.failed > 0 || are_postponed {
+            // While something is down that the service needs, the schedule gives the pace.
+            again = match service_db.continue_after_outage() {
+                true => again && self.tally.processed > 0,
+                false => again || are_postponed,
+            };
+        }
         if let Some(error) = self.tally.refused.take().filter(|_| self.tally.processed == 0) {
             return Err(error);
         }

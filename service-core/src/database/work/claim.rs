@@ -72,8 +72,11 @@ impl<E: WorkItem> ClaimRequest<E> {
         inspect::<E>(&self.service_db, table).await?;
         self.service_db.retained.add::<E>(table);
         self.service_db.tx.notifier.add_worker(&table.name, &self.service_db.service_id);
-        self.service_db.settle(None).await?;
+        self.service_db.settle_run(None).await?;
         let size = work.claim_size(table, self.wanted);
+        if work.are_postponed(table) && !self.service_db.need_is_down() {
+            work.outage_ended(table);
+        }
         let Some(left_out) = work.left_out_keys(table) else {
             self.check_refusal(table)?;
             return Err(Error::msg(format!(

@@ -8,6 +8,7 @@ use sea_orm::{
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
+use crate::database::tx_limits::LOCK_LIMIT;
 use crate::database::work::due::{instant_sql, is_text_time};
 use crate::database::work::sql::PENDING;
 use crate::database::work::sql_text::{identifier, qualified, quoted, schema_prefix};
@@ -148,8 +149,6 @@ async fn drop_index<E: WorkItem>(tx: &Transaction) -> Result<()> {
     }
 }
 
-/// How long a statement waits for a lock that keeps out readers, or that another session may hold for hours.
-const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '2s'; ";
 /// The SQLSTATE after this time.
 const LOCK_NOT_FREE: &str = "55P03";
 

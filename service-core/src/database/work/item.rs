@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use sea_orm::EntityTrait;
+use tokio::time::Instant;
 
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RowRef};
@@ -16,6 +17,8 @@ pub struct Item<E: EntityTrait> {
     pub(super) tx: Transaction,
     /// The item was lent, and its result is not written yet.
     pub(super) in_flight: bool,
+    /// When it was lent.
+    pub(super) began: Instant,
     /// It has failed by an error of its own, which may not be written yet.
     pub(super) failure: Option<FailedAttempt>,
 }
@@ -23,7 +26,7 @@ pub struct Item<E: EntityTrait> {
 impl<E: EntityTrait> Item<E> {
     /// An item that is lent now.
     pub(super) fn new(model: E::Model, row: RowRef, tx: Transaction) -> Self {
-        Self { model, row, tx, in_flight: true, failure: None }
+        Self { model, row, tx, in_flight: true, began: Instant::now(), failure: None }
     }
 
     /// Returns the row as it was when it was claimed.

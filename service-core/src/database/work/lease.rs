@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::sql_text::{key_text, unnest};
+use crate::schedule::NEVER;
 use crate::sync::Mutex;
 
 /// How long a claim is valid without being renewed, by default.
@@ -137,7 +138,7 @@ pub(crate) fn new_owner(service_id: &str) -> String {
 }
 
 fn millis(length: Duration) -> i64 {
-    i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2)
+    i64::try_from(length.min(NEVER).as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 fn column(name: &'static str) -> Alias {

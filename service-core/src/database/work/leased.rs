@@ -14,6 +14,7 @@ use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql_text::key_text;
 use crate::database::work::together::{Completion, Counts, NotCompleted};
+use crate::database::work::work_state::Charge;
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -189,7 +190,7 @@ impl Settler {
     pub(super) fn interrupted<E: EntityTrait>(&self, item: &mut Item<E>, kind: ErrorKind) {
         // Whether the row is charged depends on how often this happens.
         item.in_flight = false;
-        self.charge_later(&item.row, Some(kind), None);
+        self.charge_later(Charge { row: item.row.clone(), began: None, cause: Some(kind), failure: None });
     }
 
     /// Undoes the item's writes, and writes in a new transaction that it failed.

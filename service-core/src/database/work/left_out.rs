@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
+use crate::schedule::later;
 
 /// The maximum number of rows of a table that are left out until they are corrected. With more of them, the table is
 /// the problem.
@@ -19,6 +20,8 @@ const MOST_POSTPONED: usize = 5_000;
 pub(super) const LEAVE_OUT: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
 pub(super) const LEAVE_OUT_TENTATIVELY: Duration = Duration::from_secs(60);
+/// How long a row is left out that failed while something was down that its service needs.
+pub(super) const OUTAGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Why a row is left out of claims, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +33,10 @@ pub(crate) enum LeftOut {
     /// Its statements take too long, or find the server exhausted, and so may those of all rows: for this time, or
     /// until another row of the table completes.
     TimedOut(Duration),
-    /// Its item meets a conflict each time, or something that the service needs is down: for this time.
+    /// Its item meets a conflict each time, or has set its wait: for this time.
     Waits(Duration),
+    /// Its item failed while something was down that the service needs: for 10 s, or until that is up.
+    Outage,
 }
 
 impl LeftOut {
@@ -40,12 +45,13 @@ impl LeftOut {
             Self::Unwritable => LEAVE_OUT,
             Self::Refused => LEAVE_OUT_TENTATIVELY,
             Self::TimedOut(wait) | Self::Waits(wait) => wait,
+            Self::Outage => OUTAGE_WAIT,
         }
     }
 
     /// Whether the row only waits: it is not to be corrected.
     fn is_wait(self) -> bool {
-        matches!(self, Self::TimedOut(_) | Self::Waits(_))
+        matches!(self, Self::TimedOut(_) | Self::Waits(_) | Self::Outage)
     }
 
     fn ends_with_a_completion(self) -> bool {
@@ -68,7 +74,7 @@ struct LeftOutRow {
 impl LeftOutRows {
     /// Adds a row. True if it was not left out before.
     pub(super) fn add(&mut self, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let row = LeftOutRow { key: key.clone(), until: Instant::now() + why.wait(), reason, why };
+        let row = LeftOutRow { key: key.clone(), until: later(Instant::now(), why.wait()), reason, why };
         self.0.insert(key_text(key), row).is_none()
     }
 
@@ -93,6 +99,16 @@ impl LeftOutRows {
         let are_few = left_out.len() <= MOST_LEFT_OUT;
         left_out.append(&mut waiting);
         are_few.then(|| left_out.into_iter().map(|row| row.key.clone()).collect())
+    }
+
+    /// Whether rows are left out because of an outage, or no claim was made since they were.
+    pub(super) fn are_postponed(&self) -> bool {
+        self.0.values().any(|row| row.why == LeftOut::Outage)
+    }
+
+    /// What the service needs is up: ends the wait of the rows that were left out because of an outage.
+    pub(super) fn outage_ended(&mut self) {
+        self.0.retain(|_, row| row.why != LeftOut::Outage);
     }
 
     /// Ends the wait of rows for which the table may have been the cause, because it has completed one. Returns those

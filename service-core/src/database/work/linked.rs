@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(crate) fn linked_tables(watcher: &Arc<TableWatcher>) -> Vec<Arc<dyn WorkTabl
 struct Table<E> {
     watcher: Arc<TableWatcher>,
     sql: Arc<TableSql>,
+    /// The last count of the other rows was quick.
+    counts_quickly: AtomicBool,
     failed_count: Mutex<FailedCount>,
     entity: PhantomData<fn() -> E>,
 }
@@ -101,7 +104,17 @@ impl<E: WorkItem> WorkTable for Table<E> {
     }
 
     fn count(&self, cap: u64) -> BoxFuture<'_, Result<WorkCounts>> {
-        Box::pin(self.watcher.with_db(move |db| async move { Ok(self.count_rows(&db, cap).await?) }))
+        Box::pin(async move {
+            let begun = Instant::now();
+            let work = move |db| async move { Ok(self.count_rows(&db, cap).await?) };
+            // A slow count would keep a connection of the services for as long.
+            let counted = match self.counts_quickly.load(Ordering::Relaxed) {
+                true => self.watcher.with_db(work).await,
+                false => self.watcher.with_own(work).await,
+            };
+            self.counts_quickly.store(counted.is_ok() && begun.elapsed() < QUICK, Ordering::Relaxed);
+            counted
+        })
     }
 
     fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>> {
@@ -179,7 +192,13 @@ impl<E: WorkItem> WorkTable for Table<E> {
 impl<E: WorkItem> Table<E> {
     fn open(watcher: Arc<TableWatcher>) -> Arc<dyn WorkTable> {
         let sql = TableSql::of::<E>(watcher.db.get_database_backend(), Backoff::default());
-        Arc::new(Self { watcher, sql, failed_count: Mutex::default(), entity: PhantomData })
+        Arc::new(Self {
+            watcher,
+            sql,
+            counts_quickly: AtomicBool::new(false),
+            failed_count: Mutex::default(),
+            entity: PhantomData,
+        })
     }
 
     async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {

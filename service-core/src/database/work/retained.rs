@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Condition, ExprTrait, ValueTuple};
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
+use crate::database::tx_limits::LOCK_LIMIT;
 use crate::database::work::attempt::Backoff;
 use crate::database::work::due::comparable;
 use crate::database::work::portions::Portions;
@@ -130,11 +131,11 @@ async fn delete_completed<E: WorkItem>(
         match delete(tx, &table, &condition, &keys).await {
             Ok(rows) => deleted.rows += rows,
             // For example, another table refers to a row. The others of its portion can be deleted.
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_refusal(&error, tx) => {
                 for key in keys {
                     match delete(tx, &table, &condition, std::slice::from_ref(&key)).await {
                         Ok(rows) => deleted.rows += rows,
-                        Err(error) if is_refusal(&error) => {
+                        Err(error) if is_refusal(&error, tx) => {
                             deleted.refused += 1;
                             let cause = error.find::<DbErr>().cloned();
                             deleted.example = deleted.example.or(cause.map(|cause| (key, cause)));
@@ -148,13 +149,18 @@ async fn delete_completed<E: WorkItem>(
     }
 }
 
-fn is_refusal(error: &Error) -> bool {
-    ErrorKind::in_chain(error) == Some(ErrorKind::Statement)
+/// Whether rows stay: the database refuses to delete them, or another transaction has locked one. SQLite locks no rows.
+fn is_refusal(error: &Error, cx: &TxContext) -> bool {
+    let is_locked = |kind: ErrorKind| kind.is_wait() && cx.db.get_database_backend() == DbBackend::Postgres;
+    ErrorKind::in_chain(error).is_some_and(|kind| kind == ErrorKind::Statement || is_locked(kind))
 }
 
 async fn delete(cx: &TxContext, table: &TableSql, condition: &Condition, keys: &[ValueTuple]) -> Result<u64> {
     let tx = Transaction::begin(cx).await?;
     let delete = table.delete(keys).cond_where(condition.clone()).to_owned();
+    if table.backend == DbBackend::Postgres {
+        tx.execute_unprepared(LOCK_LIMIT).await?;
+    }
     let rows = tx.execute(&delete).await?.rows_affected();
     tx.commit().await?;
     Ok(rows)

@@ -10,7 +10,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision};
 use crate::database::work::lease;
 use crate::database::work::left_out::LeftOut;
-use crate::database::work::settler::{OUTAGE_WAIT, report_failed};
+use crate::database::work::settler::report_failed;
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
 use crate::database::work::work_state::{Charge, Settlement};
@@ -19,17 +19,23 @@ use crate::service::error::{Advice, Error, Result};
 
 impl ServiceDb {
     /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error
-    /// of the database that is not its own, such as an outage that another statement of the run has met, nor while
-    /// something is down that the service needs.
+    /// of the database that is not its own, such as an outage that another statement of the run has met, nor if
+    /// something was down that the service needs.
     pub(crate) async fn settle_run(&self, error: Option<&Error>) -> Result<()> {
         if !self.work.has_unsettled() {
             return Ok(());
         }
+        if !error.is_some_and(|error| matches!(error.advice(), Advice::Fatal))
+            && let Some((began, is_last)) = self.work.unsettled_since()
+            && self.need_was_down_since(began, is_last).await
+        {
+            self.work.postpone_unsettled();
+            if !self.continue_after_outage() {
+                self.wake();
+            }
+        }
         if let Some(kind) = error.and_then(ErrorKind::in_chain).filter(|kind| kind.is_passing()) {
             self.work.spare(kind);
-        }
-        if error.is_some_and(|error| !matches!(error.advice(), Advice::Fatal)) && self.need_is_down() {
-            self.work.postpone_unsettled(OUTAGE_WAIT);
         }
         let message = error.map(|error| format!("{error:#}"));
         self.settle(message.as_deref()).await
@@ -66,20 +72,10 @@ impl ServiceDb {
     /// Releases what an ended run left open, and charges nothing: the replica has lost the lease of the service.
     ///
     /// # Errors
-    /// The database is down. Claims that are not released expire.
+    /// The database is down. Claims that expire count as a crash, so the next [`settle`](Self::settle) releases them.
     pub(crate) async fn abandon(&self) -> Result<()> {
-        if !self.work.has_unsettled() {
-            return Ok(());
-        }
-        self.tx.commits.finished().await;
-        let mut result = Ok(());
-        for settlement in self.work.pending(None) {
-            if result.is_ok() {
-                result = self.release(&settlement, &[]).await.map_err(Into::into);
-            }
-            self.work.remove(&settlement);
-        }
-        result
+        self.work.forget_charges();
+        self.settle(None).await
     }
 
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged

@@ -19,7 +19,7 @@ use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::RowLease;
-use crate::database::work::left_out::LeftOut;
+use crate::database::work::left_out::{LeftOut, OUTAGE_WAIT};
 use crate::database::work::row::{CompletionRefused, key_of};
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
@@ -71,9 +71,6 @@ enum Trial {
     /// There is no completed row, or it must not become pending, or the trial met another error.
     Unknown,
 }
-
-/// How long a row is left out of claims that failed while something was down that its service needs.
-pub(super) const OUTAGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Begins a trial on PostgreSQL: it waits only briefly, and deferred constraints are checked by the statement that they
 /// refuse.
@@ -188,13 +185,14 @@ impl Settler {
             return Ok(Settled::Failed);
         }
         let cause = self.cause_of(item, error);
-        if cause.is_none() && self.may_follow_from_outage(error) {
+        // An error of a database may be that of another one, which the service needs.
+        if cause.is_none_or(ErrorKind::is_outage) && self.may_follow_from_outage(item, error).await {
             // The next claims take other rows first: perhaps these do not use what is down.
-            let wait = match error.advice() {
-                Advice::RetryAfter(wait) => wait.max(OUTAGE_WAIT),
-                _ => OUTAGE_WAIT,
+            let why = match error.advice() {
+                Advice::RetryAfter(wait) => LeftOut::Waits(wait.max(OUTAGE_WAIT)),
+                _ => LeftOut::Outage,
             };
-            self.service_db.work.postpone(&self.table, &item.row.key, wait);
+            self.service_db.work.postpone(&self.table, &item.row.key, why);
             return self.keep_attempts(item, error, None).await;
         }
         // A statement beside the item's transaction may find the server exhausted: then the row is left out as after a
@@ -247,16 +245,18 @@ impl Settler {
         kinds.into_iter().flatten().find(|kind| !is_own(kind))
     }
 
-    /// Whether an error of an item may come from an outage of what the service names in `needs`.
-    fn may_follow_from_outage(&self, error: &Error) -> bool {
+    /// Whether an error of an item may come from an outage of what the service names in `needs`. If its row would
+    /// become `failed`, that is checked.
+    async fn may_follow_from_outage<E: EntityTrait>(&self, item: &Item<E>, error: &Error) -> bool {
         let is_own = matches!(error.advice(), Advice::Fatal)
             || error.find::<ItemPanicked>().is_some()
             || ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
-        !is_own && self.service_db.need_is_down()
+        let is_last = self.table.is_last_attempt(item.row.attempts);
+        !is_own && self.service_db.need_was_down_since(item.began, is_last).await
     }
 
     /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it
-    /// was.
+    /// was. Without a `cause`, it is an outage of what the service needs.
     pub(super) async fn keep_attempts<E: EntityTrait>(
         &self,
         item: &mut Item<E>,
@@ -276,7 +276,11 @@ impl Settler {
                 item.in_flight = false;
                 return Err(error.clone());
             }
-            item.tx.undo_item().await?;
+            if let Err(error) = item.tx.undo_item().await {
+                // The item may have waited in vain for longer than its connection may be idle.
+                item.in_flight = cause.is_some();
+                return Err(error.into());
+            }
         } else {
             let _ = self.take_tx(item).rollback().await;
             self.release_claim_alone(&item.row).await;
@@ -387,19 +391,20 @@ impl Settler {
         if !item.in_flight {
             return;
         }
-        let (cause, failure) = (item.tx.interruption(), item.failure.clone());
+        let (row, cause, failure) = (item.row.clone(), item.tx.interruption(), item.failure.clone());
+        let may_follow_from_outage = failure.is_none() && cause.is_none_or(ErrorKind::is_outage);
+        let began = may_follow_from_outage.then_some(item.began);
         if self.lease.is_some() {
-            self.charge_later(&item.row, cause, failure);
+            self.charge_later(Charge { row, began, cause, failure });
             return;
         }
-        let (table, row, claimed, has_ended) = (&self.table, Some(item.row.clone()), self.claimed, item.tx.has_ended());
-        self.service_db.work.defer(EndedBatch { table, row, claimed, cause, has_ended, failure });
+        let (table, row, claimed, has_ended) = (&self.table, Some(row), self.claimed, item.tx.has_ended());
+        self.service_db.work.defer(EndedBatch { table, row, began, claimed, cause, has_ended, failure });
     }
 
     /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
-    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<FailedAttempt>) {
-        if failure.is_some() || self.service_db.work.count_loss(&self.table, row, cause) {
-            let charge = Charge { row: row.clone(), cause, failure };
+    pub(super) fn charge_later(&self, charge: Charge) {
+        if charge.failure.is_some() || self.service_db.work.count_loss(&self.table, &charge.row, charge.cause) {
             self.dropped.lock().push(charge);
         }
     }

@@ -24,6 +24,7 @@ use crate::database::work::attempt::{Backoff, RetryDecision, RowRef};
 use crate::database::work::key_columns::{array_type, has_formats, key_value, read_as_text};
 use crate::database::work::sql_text::{as_integer, clipped, has_triggers_on_postgres, qualified};
 use crate::database::work::work_item::{TimeValue, WorkItem};
+use crate::schedule::NEVER;
 
 pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
@@ -155,13 +156,16 @@ impl TableSql {
     /// Decides what follows a failed attempt. `attempts` is the number of attempts before it; `wait` overrides the
     /// backoff.
     pub(crate) fn retry_decision(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> RetryDecision {
-        let attempt = attempts.saturating_add(1);
-        if attempt >= self.max_attempts {
+        if self.is_last_attempt(attempts) {
             return RetryDecision::Failed;
         }
-        let wait = wait.unwrap_or_else(|| self.backoff.after(attempt));
-        let wait = chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::days(365));
-        RetryDecision::Again(now.checked_add_signed(wait).unwrap_or(now))
+        let wait = wait.unwrap_or_else(|| self.backoff.after(attempts.saturating_add(1)));
+        RetryDecision::Again(now + wait.min(NEVER))
+    }
+
+    /// Whether a row has no attempt left after the next one. `attempts` is the number of attempts before it.
+    pub(crate) fn is_last_attempt(&self, attempts: i64) -> bool {
+        attempts.saturating_add(1) >= self.max_attempts
     }
 
     /// The statements that complete rows.

@@ -207,7 +207,15 @@ impl Settler {
     /// Charges an attempt to the only row of a batch, which is the cause of its end, in a transaction of its own.
     pub(super) async fn charge_alone(&self, row: &RowRef, error: &Error) -> Result<()> {
         let (table, row) = (&self.table, Some(row.clone()));
-        self.service_db.work.defer(EndedBatch { table, row, claimed: 1, cause: None, has_ended: true, failure: None });
+        self.service_db.work.defer(EndedBatch {
+            table,
+            row,
+            began: None,
+            claimed: 1,
+            cause: None,
+            has_ended: true,
+            failure: None,
+        });
         self.service_db.settle(Some(&format!("{error:#}"))).await
     }
 }
@@ -326,6 +334,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if let Some(row) = &alone {
             crate::log::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
         }
-        work.defer(EndedBatch { table, row: alone, claimed, cause: Some(cause), has_ended: false, failure: None });
+        work.defer(EndedBatch {
+            table,
+            row: alone,
+            began: None,
+            claimed,
+            cause: Some(cause),
+            has_ended: false,
+            failure: None,
+        });
     }
 }

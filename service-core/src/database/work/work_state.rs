@@ -91,6 +91,8 @@ struct TableState {
 #[derive(Clone, Debug)]
 pub(crate) struct Charge {
     pub(crate) row: RowRef,
+    /// When its item began, if it may have failed because something is down that the service needs.
+    pub(crate) began: Option<tokio::time::Instant>,
     /// The kind of the error that its transaction has met; `None` if it has met none.
     pub(crate) cause: Option<ErrorKind>,
     /// What is written; `None` if its run ended before the row had a result.
@@ -125,6 +127,8 @@ pub(crate) struct EndedBatch<'a> {
     pub(crate) table: &'a Arc<TableSql>,
     /// The row in flight.
     pub(crate) row: Option<RowRef>,
+    /// When its item began, if it may have failed because something is down that the service needs.
+    pub(crate) began: Option<tokio::time::Instant>,
     /// The number of rows that were claimed together.
     pub(crate) claimed: u64,
     /// The error from which its transaction could not recover.
@@ -189,9 +193,9 @@ impl WorkState {
             (Some(row), cause) => self.count_loss(ended.table, row, cause),
             (None, _) => false,
         };
-        let EndedBatch { table, row, cause, failure, .. } = ended;
+        let EndedBatch { table, row, began, cause, failure, .. } = ended;
         if let Some(row) = row.filter(|_| charges || failure.is_some()) {
-            self.push(table, vec![Charge { row, cause, failure }], None, 0);
+            self.push(table, vec![Charge { row, began, cause, failure }], None, 0);
         }
     }
 
@@ -450,9 +454,19 @@ impl WorkState {
     }
 
     /// Leaves a row out of claims that failed while something was down that the service needs.
-    pub(crate) fn postpone(&self, table: &TableSql, key: &ValueTuple, wait: Duration) {
+    pub(crate) fn postpone(&self, table: &TableSql, key: &ValueTuple, why: LeftOut) {
         let reason = "it failed while something that the service needs is down".to_owned();
-        self.leave_out(table, key, reason, LeftOut::Waits(wait));
+        self.leave_out(table, key, reason, why);
+    }
+
+    /// Whether rows of the table wait for the end of an outage.
+    pub(crate) fn are_postponed(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.left_out.are_postponed())
+    }
+
+    /// What the service needs is up: rows no longer wait for it.
+    pub(crate) fn outage_ended(&self, table: &TableSql) {
+        self.with_table(table, |state| state.left_out.outage_ended());
     }
 
     /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the
@@ -513,19 +527,35 @@ impl WorkState {
         }
     }
 
+    /// When the first item began whose row may be in flight because something is down that the service needs, and
+    /// whether one of these rows would become `failed`. `None` if there are no such rows.
+    pub(crate) fn unsettled_since(&self) -> Option<(tokio::time::Instant, bool)> {
+        let settlements = self.settlements.lock();
+        let unsettled = settlements.iter().filter(|settlement| settlement.error.is_none());
+        let rows = unsettled.flat_map(|settlement| {
+            let is_last = |charge: &Charge| settlement.table.is_last_attempt(charge.row.attempts);
+            settlement.charges.iter().filter_map(move |charge| Some((charge.began?, is_last(charge))))
+        });
+        rows.reduce(|(began, is_last), (other, other_is_last)| (began.min(other), is_last || other_is_last))
+    }
+
     /// The run that ended may have failed because something is down that the service needs: rows in flight without an
     /// error of their own are not charged, and wait.
-    pub(crate) fn postpone_unsettled(&self, wait: Duration) {
+    pub(crate) fn postpone_unsettled(&self) {
         for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
-            settlement.charges.retain(|charge| {
-                let is_own = charge.failure.is_some() || charge.cause.is_some();
-                if !is_own {
-                    self.postpone(&table, &charge.row.key, wait);
-                }
-                is_own
-            });
+            for charge in settlement.charges.extract_if(.., |charge| charge.began.is_some()) {
+                self.postpone(&table, &charge.row.key, LeftOut::Outage);
+            }
         }
+    }
+
+    /// The replica has lost the lease of the service: no row is charged, and only claims are left to be released.
+    pub(crate) fn forget_charges(&self) {
+        self.settlements.lock().retain_mut(|settlement| {
+            settlement.charges.clear();
+            settlement.owner.is_some()
+        });
     }
 
     /// Removes a settlement that was written.

@@ -33,6 +33,10 @@ impl Supervisor {
             exit
         });
         self.end_instance().await;
+        // An outage may have prevented it after the last run.
+        if !self.invoker.extension.is_down() {
+            Box::pin(self.settle(None)).await;
+        }
         if self.cron.is_some() || self.unrecorded.is_some() {
             Box::pin(self.record_pending_fire(true)).await;
         }

@@ -66,7 +66,10 @@ async fn a_retry_after_a_run_that_was_given_up_is_unhealthy_until_the_success() 
     tokio::time::sleep(secs(62)).await;
     let health = health(&service);
     assert_eq!((health.state, health.status, health.failures), (ServiceState::BackingOff, HealthStatus::Unhealthy, 1));
-    assert_eq!(health.reason.as_deref(), Some("backing off after failure 1 of 2, retrying in 3 s: it failed"));
+    assert_eq!(
+        health.reason.as_deref(),
+        Some("backing off after failure 1 of 2, retrying in 3 s; no success yet: it failed")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +121,10 @@ async fn any_number_of_failures_is_retried_where_they_are_unlimited() {
     tokio::time::sleep(ms(5_000_500)).await;
     let health = health(&service);
     assert_eq!((health.failures, health.max_failures), (5_001, None));
-    assert_eq!(health.reason.as_deref(), Some("backing off after failure 5001, retrying in 500 ms: it failed"));
+    assert_eq!(
+        health.reason.as_deref(),
+        Some("backing off after failure 5001, retrying in 500 ms; no success yet: it failed")
+    );
     assert_eq!(service.state(), ServiceState::BackingOff);
 }
 
