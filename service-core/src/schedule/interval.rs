@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::NEVER;
+
 /// A fixed grid of start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
@@ -71,9 +73,6 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
     let rest = passed % every.as_nanos().max(1);
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))
 }
-
-/// A wait that never ends: 30 years, so that sums do not overflow.
-pub(crate) const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// Returns `at + wait`, with `wait` limited to [`NEVER`].
 #[inline]

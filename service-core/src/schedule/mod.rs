@@ -3,9 +3,12 @@
 pub(crate) mod cron;
 mod interval;
 
-pub(crate) use interval::{Grid, NEVER, later};
+pub(crate) use interval::{Grid, later};
 
 use std::time::Duration;
+
+/// A wait that never ends: 30 years, so that sums do not overflow.
+pub(crate) const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// When a service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
