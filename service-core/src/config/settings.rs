@@ -21,13 +21,13 @@ pub(crate) struct Settings {
     root: Value,
     /// The name of the file, for errors about missing settings.
     file: String,
-    /// The keys that `misspelt` has returned.
-    reported: Arc<Mutex<BTreeSet<String>>>,
+    /// The types that `misspelt` has checked, by their fields.
+    checked: Arc<Mutex<BTreeSet<&'static [&'static str]>>>,
 }
 
 impl Settings {
     pub(super) fn new(table: Table, file: &str) -> Self {
-        Self { root: Value::Table(table), file: file.to_owned(), reported: Arc::default() }
+        Self { root: Value::Table(table), file: file.to_owned(), checked: Arc::default() }
     }
 
     /// Reads the settings that `T` has fields for.
@@ -46,24 +46,24 @@ impl Settings {
         self.read(service, true)
     }
 
-    /// Describes each key that is no field of `T` but similar to one that is not set, when it is first found. It is
-    /// probably misspelt, but may also be a field of another type that the service reads.
+    /// Describes the keys that are no field of `T` but similar to one that is not set; for each type once. They are
+    /// probably misspelt, but may also be fields of another type that the service reads.
     pub(crate) fn misspelt<T: DeserializeOwned>(&self, service: &str) -> Vec<String> {
         let (Value::Table(table), Some(fields)) = (&self.root, fields::<T>()) else { return Vec::new() };
+        // The settings may be read in every run.
+        if !self.checked.lock().insert(fields) {
+            return Vec::new();
+        }
         let is_field = |key: &str, node: &Node| fields.iter().any(|field| node.origin.layer.names(key, field));
         let is_set = |field: &str| table.iter().any(|(key, node)| node.origin.layer.names(key, field));
-        let mut found = Vec::new();
-        for (key, node) in table.iter().filter(|(key, node)| !is_field(key, node)) {
-            let near = nearest(key, fields.iter().copied().filter(|field| !is_set(field)));
-            let near = near.filter(|near| is_probably(key, near) && !node.origin.is_set_for_all());
-            if let Some(near) = near
-                && self.reported.lock().insert(key.clone())
-            {
-                let setting = Setting::new(service, key, &node.origin);
-                found.push(format!("{setting}: is not read, did you mean `{near}`?"));
-            }
-        }
-        found
+        let unset: Vec<&str> = fields.iter().copied().filter(|field| !is_set(field)).collect();
+        let unread = table.iter().filter(|(key, node)| !is_field(key, node) && !node.origin.is_set_for_all());
+        let describe = |(key, node): (&String, &Node)| {
+            let near = nearest(key, unset.iter().copied()).filter(|near| is_probably(key, near))?;
+            let setting = Setting::new(service, key, &node.origin);
+            Some(format!("{setting}: is not read, did you mean `{near}`?"))
+        };
+        unread.filter_map(describe).collect()
     }
 
     fn read<T: DeserializeOwned>(&self, service: &str, complete: bool) -> Result<T, ConfigError> {

@@ -41,6 +41,8 @@ const FAILED_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A count within this time is quick.
 const QUICK: Duration = Duration::from_millis(200);
+/// A count within this time ends before the registry would repeat it beside the services' pool.
+const FITS_POOL: Duration = Duration::from_secs(1);
 /// After a count that took too long, the next one begins this much later.
 const COUNT_AGAIN: Duration = Duration::from_secs(600);
 
@@ -76,8 +78,8 @@ pub(crate) fn linked_tables(watcher: &Arc<TableWatcher>) -> Vec<Arc<dyn WorkTabl
 struct Table<E> {
     watcher: Arc<TableWatcher>,
     sql: Arc<TableSql>,
-    /// The last count of the other rows was quick.
-    counts_quickly: AtomicBool,
+    /// The last count of the other rows fits into the time that the registry has on the services' pool.
+    fits_pool: AtomicBool,
     failed_count: Mutex<FailedCount>,
     entity: PhantomData<fn() -> E>,
 }
@@ -105,15 +107,18 @@ impl<E: WorkItem> WorkTable for Table<E> {
 
     fn count(&self, cap: u64) -> BoxFuture<'_, Result<WorkCounts>> {
         Box::pin(async move {
-            let begun = Instant::now();
-            let work = move |db| async move { Ok(self.count_rows(&db, cap).await?) };
+            let work = move |db| async move {
+                let begun = Instant::now();
+                let counts = self.count_rows(&db, cap).await?;
+                // Without the time to connect, which may be most of it.
+                self.fits_pool.store(begun.elapsed() < FITS_POOL, Ordering::Relaxed);
+                Ok(counts)
+            };
             // A slow count would keep a connection of the services for as long.
-            let counted = match self.counts_quickly.load(Ordering::Relaxed) {
+            match self.fits_pool.swap(false, Ordering::Relaxed) {
                 true => self.watcher.with_db(work).await,
                 false => self.watcher.with_own(work).await,
-            };
-            self.counts_quickly.store(counted.is_ok() && begun.elapsed() < QUICK, Ordering::Relaxed);
-            counted
+            }
         })
     }
 
@@ -195,7 +200,7 @@ impl<E: WorkItem> Table<E> {
         Arc::new(Self {
             watcher,
             sql,
-            counts_quickly: AtomicBool::new(false),
+            fits_pool: AtomicBool::new(false),
             failed_count: Mutex::default(),
             entity: PhantomData,
         })
