@@ -27,6 +27,7 @@ mod killed;
 mod layers;
 mod leases;
 mod limits;
+mod locked;
 mod messages;
 mod missed;
 mod needs;
@@ -171,6 +172,8 @@ exercise! {
         overrides_apply_while_the_pool_is_exhausted,
         a_lease_is_renewed_while_the_pool_is_exhausted,
         many_services_share_a_small_pool;
+    locked:
+        tables_that_vanish_are_created_again;
     transactions:
         writes_without_a_commit_are_rolled_back,
         a_rolled_back_savepoint_undoes_only_its_own_writes,

@@ -242,11 +242,12 @@ impl Shared {
 
     async fn renew(&self, held: &[Held], limit: Duration) -> Result<()> {
         let ids: Vec<Arc<str>> = held.iter().map(|(service, ..)| service.id().clone()).collect();
-        let (renewed, sent) = self.table.renew(&ids, limit).await?;
+        let renewed = self.table.renew(&ids, limit).await?;
         for (service, lease, epoch, _) in held {
-            if renewed.iter().any(|id| **id == **service.id()) {
-                lease.renew(*epoch, sent + trusted(lease.length));
-            } else if lease.lose(*epoch) {
+            let is_in = |ids: &[String]| ids.iter().any(|id| **id == **service.id());
+            if is_in(&renewed.ids) {
+                lease.renew(*epoch, renewed.sent + trusted(lease.length));
+            } else if !is_in(&renewed.locked) && lease.lose(*epoch) {
                 wake(service);
             }
         }

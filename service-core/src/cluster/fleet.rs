@@ -13,7 +13,7 @@ use crate::cluster::lease_table::LeaseTable;
 use crate::cluster::replica_table::{FORGOTTEN, Replica, ReplicaService};
 use crate::cluster::request_table::{Action, Request, RequestProgress, VOID_AFTER};
 use crate::cluster::sharing;
-use crate::log::debug;
+use crate::log::{debug, info, warn};
 use crate::observe::health;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::registration::RegisteredService;
@@ -78,6 +78,32 @@ pub(super) struct Fleet {
 /// stored: if the clock of the database is set back, they are read again.
 type Known = BTreeMap<String, Instant>;
 
+/// Since when the row of this replica could not be written, although the database answers.
+#[derive(Default)]
+struct Unwritten {
+    since: Option<Instant>,
+    is_reported: bool,
+}
+
+impl Unwritten {
+    /// Reports it once, when the other replicas no longer see this one.
+    fn report(&mut self, error: &Error) {
+        debug!("the row of this replica cannot be written: {error:#}");
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= LIVE && !std::mem::replace(&mut self.is_reported, true) {
+            warn!(
+                "the row of this replica in service_replica cannot be written, so the others do not see it: {error:#}"
+            );
+        }
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(self).is_reported {
+            info!("the row of this replica in service_replica is written again");
+        }
+    }
+}
+
 impl Fleet {
     pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
         let announced = table.db.notifier.lease_released();
@@ -108,6 +134,7 @@ impl Fleet {
     pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
         let mut reported: Option<Instant> = None;
         let mut known = Known::default();
+        let mut unwritten = Unwritten::default();
         loop {
             let Some(inner) = registry.upgrade() else { return };
             let registry = ServiceRegistry { inner };
@@ -124,8 +151,14 @@ impl Fleet {
                 reported = None;
             } else if std::mem::take(&mut *self.to_report.lock()) || is_due {
                 match self.report(&registry).await {
-                    Ok(()) => reported = Some(Instant::now()),
-                    Err(error) => debug!("the row of this replica cannot be written: {error:#}"),
+                    Ok(()) => {
+                        reported = Some(Instant::now());
+                        unwritten.end();
+                    }
+                    Err(error) if self.table.db.watcher.availability.is_down() => {
+                        debug!("the row of this replica cannot be written: {error:#}");
+                    }
+                    Err(error) => unwritten.report(&error),
                 }
             }
             let waits = self.send_wakes(false).await;
@@ -196,7 +229,12 @@ impl Fleet {
             }
             self.table.write_replica(&shown, LIMIT).await?;
         }
-        self.share_out(registry).await?;
+        if let Err(error) = self.table.remove_old(LIMIT).await {
+            debug!("old rows of replicas and requests cannot be removed: {error:#}");
+        }
+        if let Err(error) = self.share_out(registry).await {
+            debug!("services cannot be shared out: {error:#}");
+        }
         let is_critical = |service: &&Arc<RegisteredService>| {
             let state = service.inner.lock();
             service.inner.lease.is_some() && state.requests.options.critical && state.state() == ServiceState::Failed
@@ -259,38 +297,55 @@ impl Fleet {
         let _serving = self.serving.lock().await;
         let requests = self.table.read_requests(LIMIT).await?;
         known.retain(|_, since| since.elapsed() < FORGOTTEN);
+        let mut failed = Ok(());
         for request in requests {
             let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
-            match request.action {
-                Action::Reset => {
-                    let is_new = known.insert(request.id, Instant::now()).is_none();
-                    if is_new && service.inner.lock().state() == ServiceState::Failed {
-                        let handle = registry.handle(service);
-                        // Its start may take long. If it fails, the service is `Failed` again.
-                        tokio::spawn(async move { _ = handle.reset_here().await });
-                    }
-                }
-                // Else another replica takes it, or this one later.
-                Action::Wake if service.inner.serves_other_replicas(false) => {
-                    let removed = self.table.remove_wake(&request, LIMIT).await;
-                    // It may be removed also if the answer is an error. The run begins after the removal.
-                    if !service.inner.wake_for_others() {
-                        // It has stopped or is handed over since.
-                        self.forward_wake(service.id());
-                    }
-                    removed?;
-                }
-                Action::Run if !known.contains_key(&request.id) && service.inner.serves_other_replicas(true) => {
-                    if self.table.take_request(&request.id, LIMIT).await? {
-                        let id = request.id.clone();
-                        match self.carry_out(&service.inner, request) {
-                            true => _ = known.insert(id, Instant::now()),
-                            false => self.table.give_back(&id, LIMIT).await?,
-                        }
-                    }
-                }
-                Action::Wake | Action::Run => {}
+            if let Err(error) = self.serve_one(registry, known, service, request).await {
+                // The others do not wait for it.
+                failed = Err(error);
             }
+        }
+        failed
+    }
+
+    async fn serve_one(
+        &self,
+        registry: &ServiceRegistry,
+        known: &mut Known,
+        service: Arc<RegisteredService>,
+        request: Request,
+    ) -> Result<()> {
+        match request.action {
+            Action::Reset => {
+                let is_new = known.insert(request.id, Instant::now()).is_none();
+                if is_new && service.inner.lock().state() == ServiceState::Failed {
+                    let handle = registry.handle(service);
+                    // Its start may take long. If it fails, the service is `Failed` again.
+                    tokio::spawn(async move { _ = handle.reset_here().await });
+                }
+            }
+            // Else another replica takes it, or this one later.
+            Action::Wake if service.inner.serves_other_replicas(false) => {
+                // If it cannot be removed, it is served once, and its removal is tried again.
+                let is_new = known.insert(request.version(), Instant::now()).is_none();
+                let removed = self.table.remove_wake(&request, LIMIT).await;
+                // It may be removed also if the answer is an error. The run begins after the removal.
+                if is_new && !service.inner.wake_for_others() {
+                    // It has stopped or is handed over since.
+                    self.forward_wake(service.id());
+                }
+                removed?;
+            }
+            Action::Run if !known.contains_key(&request.id) && service.inner.serves_other_replicas(true) => {
+                if self.table.take_request(&request.id, LIMIT).await? {
+                    let id = request.id.clone();
+                    match self.carry_out(&service.inner, request) {
+                        true => _ = known.insert(id, Instant::now()),
+                        false => self.table.give_back(&id, LIMIT).await?,
+                    }
+                }
+            }
+            Action::Wake | Action::Run => {}
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
 use crate::cluster::clock::IS_SHARED;
 use crate::cluster::identity::Identity;
+use crate::database::error_kind::ErrorKind;
+use crate::database::limited;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
@@ -28,8 +30,6 @@ use crate::sync::Mutex;
 /// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power,
 /// whose connection the server still believes in: it has locked rows that other replicas need.
 const IDLE_LIMIT: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
-/// How long a takeover waits for commits of the former holder. The next poll tries again.
-const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '500ms'";
 
 /// Access to the leases for one replica.
 #[derive(Debug)]
@@ -41,6 +41,17 @@ pub(super) struct LeaseTable {
     boot: String,
     /// The rows that were reported as unreadable.
     reported: Mutex<BTreeSet<String>>,
+}
+
+/// What a renewal has done.
+#[derive(Debug)]
+pub(super) struct Renewed {
+    /// The services whose leases are renewed.
+    pub(super) ids: Vec<String>,
+    /// Those whose leases this replica has, and could not renew: another session has locked their rows.
+    pub(super) locked: Vec<String>,
+    /// When the request was sent.
+    pub(super) sent: Duration,
 }
 
 /// A lease that this replica has taken.
@@ -67,30 +78,64 @@ impl LeaseTable {
         Self { db, clock, replica: Identity::of_process(number), boot, reported: Mutex::default() }
     }
 
-    /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
-    pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<(Vec<String>, Duration)> {
+    /// Renews these leases, as far as this replica still has them.
+    pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<Renewed> {
         let renew = self.db.renew(limit, |cx| async move {
             let mut sent = Duration::ZERO;
             let renew = || {
                 sent = self.clock.now();
-                let now = self.now();
-                let sql = format!(
-                    "UPDATE service_lease SET expires_at = {now} + lease_ms \
-                     WHERE owner = $1 AND boot = $2 AND expires_at > {now} AND {} RETURNING service_id",
-                    self.is_one_of("$3")
-                );
-                self.statement(&sql, [self.owner(), self.boot(), self.list(ids)])
+                self.renewal(ids, "")
             };
-            let rows = self.db.autocommit(&cx, renew).await?;
-            let renewed = rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<_, DbErr>>()?;
-            Ok((renewed, sent))
+            // The usual case takes one round trip.
+            match self.db.execute(&cx, limit, renew).await {
+                Ok(renewed) if usize::try_from(renewed) == Ok(ids.len()) => {
+                    let ids = ids.iter().map(|id| id.to_string()).collect();
+                    Ok(Renewed { ids, locked: Vec::new(), sent })
+                }
+                Err(error) if ErrorKind::in_chain(&error) != Some(ErrorKind::Contention) => Err(error),
+                _ => self.renew_some(&cx, ids).await,
+            }
         });
         renew.await
     }
 
+    /// Renews those of these leases whose rows no other session has locked.
+    async fn renew_some(&self, cx: &TxContext, ids: &[Arc<str>]) -> Result<Renewed> {
+        let tx = self.begin(cx).await?;
+        let sent = self.clock.now();
+        let is_postgres = self.db.backend() == DbBackend::Postgres;
+        let unlocked = match is_postgres {
+            true => " AND service_id IN (SELECT service_id FROM service_lease WHERE owner = $1 FOR UPDATE SKIP LOCKED)",
+            false => "",
+        };
+        let ids_of = |rows: Vec<QueryResult>| {
+            rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<Vec<String>, DbErr>>()
+        };
+        let mut renewal = self.renewal(ids, unlocked);
+        renewal.sql += " RETURNING service_id";
+        let renewed = ids_of(tx.query_all_raw(renewal).await?)?;
+        let sql = format!("SELECT service_id FROM service_lease WHERE {}", self.is_held());
+        let held = ids_of(tx.query_all_raw(self.statement(&sql, [self.owner(), self.boot(), self.list(ids)])).await?)?;
+        tx.commit().await?;
+        let locked = held.into_iter().filter(|id| !renewed.contains(id)).collect();
+        Ok(Renewed { ids: renewed, locked, sent })
+    }
+
+    fn renewal(&self, ids: &[Arc<str>], condition: &str) -> Statement {
+        let (now, is_held) = (self.now(), self.is_held());
+        let sql = format!("UPDATE service_lease SET expires_at = {now} + lease_ms WHERE {is_held}{condition}");
+        self.statement(&sql, [self.owner(), self.boot(), self.list(ids)])
+    }
+
+    /// The condition that this replica holds the lease: its owner, what identifies the start of the machine, and a list
+    /// of ids are the parameters.
+    fn is_held(&self) -> String {
+        format!("owner = $1 AND boot = $2 AND expires_at > {} AND {}", self.now(), self.is_one_of("$3"))
+    }
+
     /// Reads these leases. Those that no replica has ever taken have no row.
     pub(super) async fn read(&self, ids: &[Arc<str>], limit: Duration) -> Result<BTreeMap<String, LeaseRow>> {
-        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+        let read = self.db.run(limit, |cx| async move {
             let wall_now = self.wall_now();
             let sql = format!(
                 "SELECT service_id, owner, label, epoch, lease_ms, \
@@ -101,7 +146,8 @@ impl LeaseTable {
                 self.now(),
                 self.is_one_of("$3")
             );
-            let rows = db.query_all_raw(self.statement(&sql, [self.boot(), self.owner(), self.list(ids)])).await?;
+            let query = self.statement(&sql, [self.boot(), self.owner(), self.list(ids)]);
+            let rows = self.db.query(&cx, query).await?;
             Ok(rows.iter().map(lease_row).collect::<Result<_, DbErr>>()?)
         });
         read.await
@@ -109,12 +155,12 @@ impl LeaseTable {
 
     /// Counts the valid leases of each replica.
     pub(super) async fn count_leases(&self, limit: Duration) -> Result<BTreeMap<String, usize>> {
-        let count = self.db.run(limit, |TxContext { db, .. }| async move {
+        let count = self.db.run(limit, |cx| async move {
             let sql = format!(
                 "SELECT owner, count(*) AS leases FROM service_lease WHERE boot = $1 AND expires_at > {} GROUP BY owner",
                 self.now()
             );
-            let rows = db.query_all_raw(self.statement(&sql, [self.boot()])).await?;
+            let rows = self.db.query(&cx, self.statement(&sql, [self.boot()])).await?;
             let count = |row: &QueryResult| {
                 let leases: i64 = row.try_get("", "leases")?;
                 Ok((row.try_get("", "owner")?, usize::try_from(leases).unwrap_or_default()))
@@ -136,7 +182,8 @@ impl LeaseTable {
     }
 
     async fn take_in(&self, cx: TxContext, id: &Arc<str>, is_new: bool, length: Duration) -> Result<Option<Taken>> {
-        let tx = self.begin_with(&cx, &format!("{IDLE_LIMIT}; {LOCK_LIMIT}")).await?;
+        // It waits for commits of the former holder. If that takes too long, the next poll tries again.
+        let tx = self.begin(&cx).await?;
         let id = || Value::from(&**id);
         let next = "UPDATE service_epoch SET epoch = epoch + 1 WHERE service_id = $1 RETURNING epoch";
         if is_new {
@@ -224,16 +271,11 @@ impl LeaseTable {
         self.db.write(limit, record).await.map(drop)
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, with limits on PostgreSQL.
     pub(super) async fn begin(&self, cx: &TxContext) -> Result<Transaction> {
-        self.begin_with(cx, IDLE_LIMIT).await
-    }
-
-    /// Begins a transaction that has these limits on PostgreSQL.
-    async fn begin_with(&self, cx: &TxContext, limits: &str) -> Result<Transaction> {
         let tx = Transaction::begin(cx).await?;
         if self.db.backend() == DbBackend::Postgres {
-            tx.execute_unprepared(limits).await?;
+            tx.execute_unprepared(&format!("{}{IDLE_LIMIT}", limited::limits(limited::LOCK_WAIT))).await?;
         }
         Ok(tx)
     }

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{DbBackend, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::tx_context::TxContext;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
 use crate::service::error::Result;
@@ -73,44 +72,51 @@ impl Replica {
 }
 
 impl LeaseTable {
-    /// Writes the row of this replica, and removes those of replicas that have long been gone.
+    /// Writes the row of this replica.
     pub(super) async fn write_replica(&self, services: &[ReplicaService], limit: Duration) -> Result<()> {
         let services = serde_json::to_string(services)?;
-        let write = self.db.run(limit, |cx| {
-            let services = services.clone();
-            async move {
-                let now = self.wall_now();
-                let tx = self.begin(&cx).await?;
-                let sql = format!(
-                    "INSERT INTO service_replica (id, host, pid, version, started_at, seen_at, services) \
-                     VALUES ($1, $2, $3, $4, $5, {now}, $6) \
-                     ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, services = excluded.services"
-                );
-                let replica = &self.replica;
-                let started = rfc3339::millis(replica.started).to_string();
-                let values = [
-                    self.owner(),
-                    replica.host.as_str().into(),
-                    i64::from(replica.pid).into(),
-                    env!("CARGO_PKG_VERSION").into(),
-                    started.into(),
-                    services.into(),
-                ];
-                tx.execute_raw(self.statement(&sql, values)).await?;
-                let [forgotten, longest] =
-                    [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-                let sql =
-                    format!("DELETE FROM service_replica WHERE seen_at < {now} - $1{}", self.or_no_number("seen_at"));
-                tx.execute_raw(self.statement(&sql, [forgotten.into()])).await?;
-                let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
-                let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
-                let is_old = format!("requested_at < {now} - {age}");
-                let sql = format!("DELETE FROM service_request WHERE {is_old}{}", self.or_no_number("requested_at"));
-                tx.execute_raw(self.statement(&sql, [])).await?;
-                tx.commit().await
-            }
-        });
-        write.await
+        let write = || {
+            let sql = format!(
+                "INSERT INTO service_replica (id, host, pid, version, started_at, seen_at, services) \
+                 VALUES ($1, $2, $3, $4, $5, {}, $6) \
+                 ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, services = excluded.services",
+                self.wall_now()
+            );
+            let replica = &self.replica;
+            let started = rfc3339::millis(replica.started).to_string();
+            let values = [
+                self.owner(),
+                replica.host.as_str().into(),
+                i64::from(replica.pid).into(),
+                env!("CARGO_PKG_VERSION").into(),
+                started.into(),
+                services.as_str().into(),
+            ];
+            self.statement(&sql, values)
+        };
+        self.db.write(limit, write).await.map(drop)
+    }
+
+    /// Removes the rows of replicas that have long been gone, and old requests. Rows that another session has locked
+    /// stay.
+    pub(super) async fn remove_old(&self, limit: Duration) -> Result<()> {
+        let [forgotten, longest] =
+            [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
+        let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
+        let (now, age, skips) = (&self.wall_now(), &age, self.db.backend() == DbBackend::Postgres);
+        for (table, time, age) in
+            [("service_replica", "seen_at", &forgotten.to_string()), ("service_request", "requested_at", age)]
+        {
+            let remove = || {
+                let is_old = format!("{time} < {now} - {age}{}", self.or_no_number(time));
+                let skip_locked = if skips { " FOR UPDATE SKIP LOCKED" } else { "" };
+                let old = format!("SELECT id FROM {table} WHERE {is_old}{skip_locked}");
+                self.statement(&format!("DELETE FROM {table} WHERE id IN ({old})"), [])
+            };
+            self.db.write(limit, remove).await?;
+        }
+        Ok(())
     }
 
     /// Removes the row of this replica.
@@ -121,13 +127,13 @@ impl LeaseTable {
 
     /// Reads all replicas; those that were seen within `live` count as live.
     pub(super) async fn read_replicas(&self, live: Duration, limit: Duration) -> Result<Vec<Replica>> {
-        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+        let read = self.db.run(limit, |cx| async move {
             let sql = format!(
                 "SELECT id, host, pid, version, started_at, {} - seen_at AS seen_ms, services FROM service_replica \
                  ORDER BY host, pid, id",
                 self.wall_now()
             );
-            let rows = db.query_all_raw(self.statement(&sql, [])).await?;
+            let rows = self.db.query(&cx, self.statement(&sql, [])).await?;
             Ok(rows
                 .iter()
                 .filter_map(|row| self.readable("service_replica", row, self.replica_of(row, live)))

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::tx_context::TxContext;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::{Outcome, RunReport};
 
@@ -46,6 +45,13 @@ pub(super) struct Request {
     pub(super) service_id: String,
     pub(super) action: Action,
     requested_at: i64,
+}
+
+impl Request {
+    /// Differs when the request is renewed.
+    pub(super) fn version(&self) -> String {
+        format!("{} {}", self.id, self.requested_at)
+    }
 }
 
 /// How far a request for a run is.
@@ -105,13 +111,12 @@ impl LeaseTable {
         let renew = || {
             let sql = format!(
                 "UPDATE service_request SET requested_at = {} \
-                 WHERE service_id = $1 AND action = 'wake' AND taken_by IS NULL RETURNING id",
+                 WHERE service_id = $1 AND action = 'wake' AND taken_by IS NULL",
                 self.wall_now()
             );
             self.statement(&sql, [service_id.into()])
         };
-        let renewed = self.db.write(limit, renew).await?;
-        if renewed.is_empty() {
+        if self.db.write(limit, renew).await? == 0 {
             self.add_request(service_id, Action::Wake, limit).await?;
         }
         Ok(())
@@ -128,14 +133,14 @@ impl LeaseTable {
     /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken
     /// and not reported.
     pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
-        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+        let read = self.db.run(limit, |cx| async move {
             let sql = format!(
                 "SELECT id, service_id, action, requested_at FROM service_request \
                  WHERE (taken_by IS NULL OR taken_by = $2 AND action = 'run' AND report IS NULL) AND requested_at > {} - $1 \
                  ORDER BY requested_at, id",
                 self.wall_now()
             );
-            let rows = db.query_all_raw(self.statement(&sql, [void_after().into(), self.owner()])).await?;
+            let rows = self.db.query(&cx, self.statement(&sql, [void_after().into(), self.owner()])).await?;
             let read = |row: &QueryResult| self.readable("service_request", row, request_of(row)).flatten();
             Ok(rows.iter().filter_map(read).collect())
         });
@@ -147,13 +152,12 @@ impl LeaseTable {
         let take = || {
             let sql = format!(
                 "UPDATE service_request SET taken_by = $2 \
-                 WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3 RETURNING id",
+                 WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3",
                 self.wall_now()
             );
             self.statement(&sql, [id.into(), self.owner(), void_after().into()])
         };
-        let taken = self.db.write(limit, take).await?;
-        Ok(taken.len() == 1)
+        Ok(self.db.write(limit, take).await? == 1)
     }
 
     /// Leaves a request that this replica has taken to the next holder.
@@ -194,7 +198,7 @@ impl LeaseTable {
 
     /// Reads how far a request for a run is.
     pub(super) async fn read_progress(&self, id: &str, limit: Duration) -> Result<RequestProgress> {
-        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+        let read = self.db.run(limit, |cx| async move {
             let sql = format!(
                 "SELECT taken_by, report, CASE WHEN requested_at > {} - $2 THEN 1 ELSE 0 END AS is_open, \
                  CASE WHEN EXISTS (SELECT 1 FROM service_lease \
@@ -204,8 +208,8 @@ impl LeaseTable {
                 self.wall_now(),
                 self.now()
             );
-            let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into(), self.boot()])).await?;
-            let Some(row) = row else { return Ok(RequestProgress::Gone) };
+            let query = self.statement(&sql, [id.into(), void_after().into(), self.boot()]);
+            let Some(row) = self.db.query(&cx, query).await?.pop() else { return Ok(RequestProgress::Gone) };
             let (taken, report): (Option<String>, Option<String>) =
                 (row.try_get("", "taken_by")?, row.try_get("", "report")?);
             let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,10 +14,11 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Qu
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::database::wall_clock::{format_time, parse_time};
+use crate::log::warn;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::schedule::{CronSchedule, cron};
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
 
 /// A stored time that is ahead of this machine's clock by more than this comes from a clock that was wrong.
@@ -124,6 +126,8 @@ fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
 pub(crate) struct SkippedFires {
     /// The last fire of each service that was recorded here.
     recorded: Mutex<BTreeMap<Arc<str>, SystemTime>>,
+    /// It was reported that a fire cannot be recorded.
+    is_reported: AtomicBool,
 }
 
 impl SkippedFires {
@@ -141,8 +145,20 @@ impl SkippedFires {
 
     /// The fire of this service has been recorded.
     pub(crate) fn recorded(&self, service_id: Arc<str>, last: &LastRun) {
+        self.is_reported.store(false, Ordering::Relaxed);
         if let Some(fire) = last.fire {
             self.recorded.lock().insert(service_id, fire.into());
+        }
+    }
+
+    /// The fire of this service could not be recorded. It is reported once.
+    pub(crate) fn could_not_record(&self, service_id: &str, error: &Error) {
+        if !self.is_reported.swap(true, Ordering::Relaxed) {
+            warn!(
+                service.id = service_id,
+                "a cron fire that is skipped could not be recorded, retrying; if the process ends before, the next process makes it up: \
+                 {error:#}"
+            );
         }
     }
 

@@ -14,6 +14,7 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::registry_db::RegistryDb;
 use crate::database::service_db::ServiceDb;
@@ -166,16 +167,19 @@ impl DatabaseExtension {
     async fn read_last_fire(&self, id: &str, schedule: &str, now: SystemTime) -> Result<SystemTime> {
         let read = self.watcher().with_db(|db| async move {
             self.availability().tables().ensure(&db).await?;
-            let last = last_run(&db, id).await?;
+            let tx = self.watcher().begin(&db).await?;
+            let last = last_run(&tx, id).await?;
             // A row of an earlier version has no schedule.
             if let Some(fire) = last.fire
                 && last.schedule.is_none_or(|known| known == schedule)
             {
+                limited::commit(tx).await?;
                 return Ok(fire.into());
             }
             // From the first start with this schedule on, fires can be missed.
             let first = LastRun { run: None, fire: Some(now.into()), schedule: Some(schedule.to_owned()) };
-            set_last_run(&db, id, &first).await?;
+            set_last_run(&tx, id, &first).await?;
+            limited::commit(tx).await?;
             Ok(now)
         });
         read.await
@@ -349,7 +353,7 @@ impl Extension for DatabaseExtension {
         Box::pin(async move {
             let (run, fire) = (started.map(Into::into), Some(fire.into()));
             let last = &LastRun { run, fire, schedule: Some(schedule.text()) };
-            let recorded = self.watcher().with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
+            let recorded = self.watcher().record_last_run(&service.id, last).await;
             if recorded.is_err() {
                 self.availability().probe_soon();
             }

@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::database::audit;
 use crate::database::config::tables::{self, Override};
 use crate::database::config::watcher::TableWatcher;
+use crate::database::limited;
 use crate::database::work::linked::linked_tables;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, StoredPauses, WorkTable};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 
 /// Keeps overrides and the audit in the framework's tables.
 #[derive(Debug)]
@@ -30,9 +31,15 @@ impl DatabaseOperatorStore {
         Self { work_tables: linked_tables(&watcher), watcher }
     }
 
-    /// Applies what was written. If that fails, the watcher reports it and tries again.
-    async fn apply(&self, services: &Services) {
-        self.watcher.poll(services).await;
+    /// Applies what was written.
+    ///
+    /// # Errors
+    /// The overrides cannot be read now. The next poll that reads them applies it.
+    async fn apply(&self, services: &Services) -> Result<()> {
+        match self.watcher.poll(services).await {
+            Some(error) => Err(Error::new(NotApplied(error.into()))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -59,15 +66,15 @@ impl OperatorStore for DatabaseOperatorStore {
             self.watcher
                 .with_db(|db| async move {
                     self.watcher.availability.tables().ensure(&db).await?;
-                    tables::set_override(&db, row).await?;
-                    match other {
-                        Some(other) => tables::remove_keys(&db, &row.service_id, &[other]).await.map(drop),
-                        None => Ok(()),
+                    let tx = self.watcher.begin(&db).await?;
+                    tables::set_override(&tx, row).await?;
+                    if let Some(other) = other {
+                        tables::remove_keys(&tx, &row.service_id, &[other]).await?;
                     }
+                    Ok(limited::commit(tx).await?)
                 })
                 .await?;
-            self.apply(services).await;
-            Ok(())
+            self.apply(services).await
         })
     }
 
@@ -77,11 +84,13 @@ impl OperatorStore for DatabaseOperatorStore {
             let was_there = &AtomicBool::new(false);
             let keys = &[key, other_spelling(services, id, key).unwrap_or(key)];
             let remove = self.watcher.with_db(|db| async move {
-                was_there.fetch_or(tables::has_override(&db, id, keys).await?, Ordering::Relaxed);
-                tables::remove_keys(&db, id, keys).await
+                let tx = self.watcher.begin(&db).await?;
+                was_there.fetch_or(tables::has_override(&tx, id, keys).await?, Ordering::Relaxed);
+                tables::remove_keys(&tx, id, keys).await?;
+                Ok(limited::commit(tx).await?)
             });
             remove.await?;
-            self.apply(services).await;
+            self.apply(services).await?;
             Ok(was_there.load(Ordering::Relaxed))
         })
     }
@@ -94,7 +103,10 @@ impl OperatorStore for DatabaseOperatorStore {
         Box::pin(async move {
             let all = self.watcher.with_db(|db| async move {
                 let now = self.watcher.now(services, &db).await?;
-                tables::read_overrides(&db, now).await
+                let tx = self.watcher.begin(&db).await?;
+                let overrides = tables::read_overrides(&tx, now).await?;
+                limited::commit(tx).await?;
+                Ok(overrides)
             });
             let all = all.await?;
             // A row that cannot be parsed is in `rejected` of the explanation.
@@ -124,18 +136,30 @@ impl OperatorStore for DatabaseOperatorStore {
         Box::pin(self.watcher.with_db(move |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
             let now = self.watcher.now(services, &db).await?;
-            audit::record(&db, entry, now.into()).await
+            let tx = self.watcher.begin(&db).await?;
+            audit::record(&tx, entry, now.into()).await?;
+            Ok(limited::commit(tx).await?)
         }))
     }
 
     fn audit<'a>(&'a self, page: &'a AuditPage) -> BoxFuture<'a, Result<Vec<AuditEntry>>> {
-        Box::pin(self.watcher.with_db(move |db| async move { audit::read(&db, page).await }))
+        Box::pin(self.watcher.with_db(move |db| async move {
+            let tx = self.watcher.begin(&db).await?;
+            let entries = audit::read(&tx, page).await?;
+            limited::commit(tx).await?;
+            Ok(entries)
+        }))
     }
 
     fn work_tables(&self) -> Vec<Arc<dyn WorkTable>> {
         self.work_tables.clone()
     }
 }
+
+/// What was written is not in effect yet.
+#[derive(Debug, thiserror::Error)]
+#[error("stored, but not in effect yet")]
+struct NotApplied(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Returns the other key that means the same as `key` for a service, or for the services of a type: a row that was
 /// written by hand may have `pause` for `paused`. A service may have a setting with the name `pause`.

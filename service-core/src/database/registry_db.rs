@@ -2,21 +2,20 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
 
 use crate::database::config::watcher::{Reserve, TableWatcher};
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::WriteLock;
 use crate::service::error::{Error, Result};
-
-/// The wait after a conflict with another statement.
-const CONTENTION_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The database of a registry, for the registry's own work. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -73,7 +72,14 @@ impl RegistryDb {
             }
         };
         match tokio::time::timeout(limit, answer).await {
-            Ok(result) => result,
+            Ok(result) => {
+                let kind = result.as_ref().err().and_then(ErrorKind::in_chain);
+                if kind == Some(ErrorKind::Statement) {
+                    // The framework's own statements fit its tables: the database may have been made anew.
+                    self.watcher.availability.tables().forget();
+                }
+                result
+            }
             Err(_) => {
                 let why = format!("no answer within {} s", limit.as_secs_f64());
                 Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
@@ -81,42 +87,48 @@ impl RegistryDb {
         }
     }
 
-    /// Runs [`autocommit`](Self::autocommit).
+    /// Runs [`execute`](Self::execute).
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(crate) async fn write(&self, limit: Duration, build: impl Fn() -> Statement) -> Result<Vec<QueryResult>> {
+    pub(crate) async fn write(&self, limit: Duration, build: impl Fn() -> Statement) -> Result<u64> {
         let build = &build;
-        self.run(limit, |cx| async move { self.autocommit(&cx, build).await }).await
+        self.run(limit, |cx| async move { self.execute(&cx, limit, build).await }).await
     }
 
     /// Executes one statement that commits by itself, which takes one round trip on PostgreSQL. `build` makes it when
-    /// it is about to be sent, maybe several times. If the future is dropped, the statement may still take effect
-    /// later.
+    /// it is about to be sent. If the future is dropped, the statement may still take effect later. Returns how many
+    /// rows have changed. `limit` is that of the whole work.
     ///
     /// # Errors
     /// The database's.
-    pub(crate) async fn autocommit(
+    pub(crate) async fn execute(
         &self,
         cx: &TxContext,
-        mut build: impl FnMut() -> Statement,
-    ) -> Result<Vec<QueryResult>> {
-        if self.backend() != DbBackend::Postgres {
-            // A transaction waits for its turn among SQLite's writers.
-            let tx = Transaction::begin(cx).await?;
-            let rows = tx.query_all_raw(build()).await?;
-            tx.commit().await?;
-            return Ok(rows);
+        limit: Duration,
+        build: impl FnOnce() -> Statement,
+    ) -> Result<u64> {
+        if self.backend() == DbBackend::Postgres {
+            // There is time left for another attempt.
+            let lock_wait = limited::LOCK_WAIT.min(limit / 4);
+            return Ok(limited::execute(&cx.db, lock_wait, &build()).await?);
         }
-        loop {
-            match cx.db.query_all_raw(build()).await {
-                // The server's default isolation level may be SERIALIZABLE.
-                Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
-                    tokio::time::sleep(CONTENTION_INTERVAL).await;
-                }
-                result => return Ok(result?),
-            }
-        }
+        // A transaction waits for its turn among SQLite's writers.
+        let tx = Transaction::begin(cx).await?;
+        let changed = tx.execute_raw(build()).await?.rows_affected();
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Executes one query, with the limits of the registry's own statements.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn query(&self, cx: &TxContext, query: Statement) -> Result<Vec<QueryResult>> {
+        let tx = self.watcher.begin(&cx.db).await?;
+        let rows = tx.query_all_raw(query).await?;
+        limited::commit(tx).await?;
+        Ok(rows)
     }
 
     fn context(&self, db: DatabaseConnection) -> TxContext {
@@ -125,6 +137,8 @@ impl RegistryDb {
             write_lock: self.write_lock.clone(),
             notifier: self.notifier.clone(),
             monitor: self.monitor.clone(),
+            // Each transaction sets its level together with its limits.
+            reads_committed: Arc::new(AtomicBool::new(true)),
             ..TxContext::new(db)
         }
     }

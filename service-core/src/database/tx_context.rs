@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, QueryResult, Statement,
-    TransactionOptions, TransactionTrait,
+    TransactionOptions,
 };
 use tokio::time::error::Elapsed;
 
@@ -19,9 +19,9 @@ use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
 use crate::database::error_kind::{ErrorKind, lock_timeout};
 use crate::database::fence::{Fence, Refusal};
+use crate::database::limited;
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
-use crate::database::uncancelled::Uncancelled;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
@@ -161,10 +161,7 @@ impl TxContext {
         // locked.
         let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the
-        // driver's knowledge.
-        let db = self.db.clone();
-        match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
+        match limited::begin_uncancelled(&self.db, options).await {
             Ok(tx) => Ok(self.open(tx, None)),
             Err(error) => Err(Box::pin(explained(&self.db, error)).await),
         }

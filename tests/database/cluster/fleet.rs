@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sea_orm::DbBackend;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -21,6 +22,8 @@ on_each! {
     a_single_run_leaves_no_row,
     a_replica_on_which_the_service_is_stopped_reaches_the_holder,
     a_replica_that_shuts_down_leaves_no_lease_and_no_row,
+    a_wake_up_whose_request_cannot_be_removed_is_one_run,
+    a_replica_is_seen_although_old_rows_cannot_be_removed,
 }
 
 struct OnDemand {
@@ -241,4 +244,43 @@ async fn a_replica_on_which_the_service_is_stopped_reaches_the_holder(replicas: 
     a.stop().await.unwrap();
     let refused = b.run_now().await.unwrap_err().to_string();
     assert!(refused.contains("it is stopped"), "{refused}");
+}
+
+/// Refuses to delete rows of a table.
+async fn refuse_deletions(replicas: &Bed, table: &str) {
+    let sql = match replicas.db.get_database_backend() {
+        DbBackend::Postgres => format!(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'kept'; END $$; \
+             CREATE TRIGGER keep BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION keep()"
+        ),
+        _ => format!("CREATE TRIGGER keep BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'kept'); END"),
+    };
+    replicas.execute(&sql).await;
+}
+
+async fn a_wake_up_whose_request_cannot_be_removed_is_one_run(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    refuse_deletions(&replicas, "service_request").await;
+    b.wake();
+    replicas.run_for(130.0).await;
+    // Every second run fails, and is retried.
+    assert_eq!((a.health().runs, log.times("b runs").len()), (3, 0), "{:?}", log.all());
+    // Another one counts again.
+    b.wake();
+    replicas.run_for(130.0).await;
+    assert_eq!(a.health().runs, 5, "{:?}", log.all());
+}
+
+async fn a_replica_is_seen_although_old_rows_cannot_be_removed(replicas: Bed) {
+    let (_log, other, _a, _b) = two(&replicas).await;
+    refuse_deletions(&replicas, "service_replica").await;
+    replicas
+        .execute(
+            "INSERT INTO service_replica (id, host, pid, version, started_at, seen_at, services) \
+             VALUES ('gone', 'old', 1, '0', '2020-01-01T00:00:00Z', -10000000, '[]')",
+        )
+        .await;
+    replicas.run_for(600.0).await;
+    let live = other.services().await.replicas().await.unwrap().into_iter().filter(|replica| replica.is_live).count();
+    assert_eq!(live, 2);
 }

@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
-use sea_orm::{Condition, ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
+use sea_orm::{Condition, ConnectionTrait, DbErr, QueryResult};
 use serde_json::Value;
 
 use crate::database::db_time::DbTime;
@@ -146,7 +146,7 @@ pub async fn read_config(db: &impl ConnectionTrait) -> Result<Vec<ConfigRow>> {
 /// # Errors
 /// Those of the database.
 pub async fn read_overrides(
-    db: &DatabaseConnection,
+    db: &impl ConnectionTrait,
     now: DateTime<Utc>,
 ) -> Result<Vec<std::result::Result<Override, BadOverride>>> {
     let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
@@ -246,7 +246,7 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Override>> {
+pub async fn expire_overrides(db: &impl ConnectionTrait, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
     for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
         let (service_id, of_key) = match &found {

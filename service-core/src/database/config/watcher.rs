@@ -12,18 +12,21 @@ use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend, DbErr};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Layer;
 use crate::database::availability::Availability;
-use crate::database::catch_up::{SkippedFires, set_last_run};
+use crate::database::catch_up::{LastRun, SkippedFires, set_last_run};
 use crate::database::config::rows::{TableRow, TableRows};
-use crate::database::config::tables::{Override, all_overrides, end_of, expire_overrides, is_expired, read_config};
+use crate::database::config::tables::{
+    BadOverride, ConfigRow, Override, all_overrides, end_of, expire_overrides, is_expired, read_config,
+};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
 use crate::database::statement_monitor::StatementMonitor;
@@ -49,12 +52,11 @@ const CLOSING_POLLS: u32 = 5;
 const POOL_LIMIT: Duration = Duration::from_secs(1);
 /// How long the registry's own work may take on the services' pool, with the wait. A slow network is no outage.
 const WORK_LIMIT: Duration = Duration::from_secs(2);
-/// The limits of the queries of a poll, on PostgreSQL: another program may have locked a table.
-const READ_LIMITS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; \
-                           SET LOCAL lock_timeout = '800ms'; SET LOCAL statement_timeout = '5s'";
 /// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a
 /// row.
 const SPARE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the start waits between two attempts to read a table that another process has locked.
+const LOCKED_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the removal of expired overrides may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -100,12 +102,43 @@ type LastPoll = Option<Instant>;
 
 #[derive(Debug, Default)]
 struct State {
-    /// The database answers, but the tables cannot be read.
-    unreadable: bool,
+    /// What each table had when it was read last.
+    config: Vec<(String, TableRow)>,
+    overrides: Vec<(String, TableRow)>,
+    /// The database answers, but these tables cannot be read.
+    unreadable: Option<&'static str>,
     /// When the next override expires.
     next_expiry: Option<DateTime<Utc>>,
     /// The last poll has found overrides that had expired by then.
     expired_by: Option<DateTime<Utc>>,
+}
+
+/// What one poll has read.
+struct Tables {
+    overrides: Result<Vec<(String, TableRow)>>,
+    config: Result<Vec<(String, TableRow)>>,
+}
+
+/// Why one poll could not read a table. Each is read without the other: a lock on one must not end a pause.
+#[derive(Default)]
+struct Polled {
+    overrides: Option<Error>,
+    config: Option<Error>,
+}
+
+impl Polled {
+    fn nothing(error: Error) -> Self {
+        Self { overrides: Some(error.clone()), config: Some(error) }
+    }
+
+    fn unreadable(&self) -> Option<(&'static str, &Error)> {
+        match (&self.overrides, &self.config) {
+            (Some(error), Some(_)) => Some(("service_config and service_override", error)),
+            (Some(error), None) => Some(("service_override", error)),
+            (None, Some(error)) => Some(("service_config", error)),
+            (None, None) => None,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -286,16 +319,22 @@ impl TableWatcher {
     /// # Errors
     /// The framework's tables are missing, and cannot or must not be created.
     pub(crate) async fn poll_before_start(&self, services: &Services) -> Result<()> {
-        let polled = self.poll_within(services, POLL_TIMEOUT).await;
+        let begun = Instant::now();
+        let mut polled = self.poll_within(services, POLL_TIMEOUT).await;
+        // Another process holds a lock: services that it pauses must not start meanwhile.
+        while polled.unreadable().is_some_and(|(_, error)| is_wait(error)) && begun.elapsed() < POLL_TIMEOUT {
+            tokio::time::sleep(LOCKED_INTERVAL).await;
+            polled = self.poll_within(services, POLL_TIMEOUT).await;
+        }
         self.rows.set_started();
-        if let Some(error) = polled
+        if let Some((_, error)) = polled.unreadable()
             && !self.availability.is_down()
-            && !self.is_pool_exhausted(&error)
+            && !self.is_pool_exhausted(error)
             && !self.availability.tables().are_ready()
-            // Another process holds a lock, perhaps that under which tables are created: the next poll tries again.
-            && !ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_wait)
+            // The lock may be that under which tables are created: the next poll tries again.
+            && !is_wait(error)
         {
-            return Err(error);
+            return Err(error.clone());
         }
         Ok(())
     }
@@ -330,47 +369,70 @@ impl TableWatcher {
     }
 
     /// Reads the tables and applies what has changed. Reports once that the database is down, and once that it is up
-    /// again.
+    /// again. Returns why the overrides cannot be read.
     pub(crate) async fn poll(&self, services: &Services) -> Option<Error> {
-        self.poll_within(services, self.poll_timeout()).await
+        self.poll_within(services, self.poll_timeout()).await.overrides
     }
 
     /// What is done again and again: reads the tables, and records the fires that services skip. Returns whether the
     /// database answers.
     pub(crate) async fn poll_regularly(&self, services: &Services) -> bool {
-        let answers = self.poll(services).await.is_none() && !self.availability.is_down();
-        if !answers {
+        let polled = self.poll_within(services, self.poll_timeout()).await;
+        if self.availability.is_down() || (polled.overrides.is_some() && polled.config.is_some()) {
             // The next poll tries again.
             return false;
         }
+        let begun = Instant::now();
         for (service_id, last) in self.skipped.unrecorded(services) {
             if self.availability.is_down() {
                 return false;
             }
-            let (id, skipped) = (&service_id, &last);
-            let record = self.with_db(|db| async move { set_last_run(&db, id, skipped).await });
-            if let Ok(Ok(())) = tokio::time::timeout(self.poll_timeout(), record).await {
-                self.skipped.recorded(service_id, &last);
+            let record = self.record_last_run(&service_id, &last);
+            let recorded = tokio::time::timeout(self.poll_timeout(), record).await;
+            match recorded.unwrap_or_else(|_| Err(Error::new(NoAnswer::Down(self.poll_timeout())))) {
+                Ok(()) => self.skipped.recorded(service_id, &last),
+                Err(error) => self.skipped.could_not_record(&service_id, &error),
+            }
+            if begun.elapsed() >= POLL_INTERVAL {
+                // The table may be locked, and the next poll must not be late.
+                break;
             }
         }
         true
+    }
+
+    /// Stores when a service last ran.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn record_last_run(&self, service_id: &str, last: &LastRun) -> Result<()> {
+        let record = self.with_db(|db| async move {
+            let tx = self.begin(&db).await?;
+            set_last_run(&tx, service_id, last).await?;
+            Ok(limited::commit(tx).await?)
+        });
+        record.await
+    }
+
+    /// Begins the registry's own statements on this connection. They wait for locks, and last, only for a limited time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn begin<'c>(&self, db: &'c DatabaseConnection) -> Result<DatabaseExecutor<'c>> {
+        // On virtual time, each statement is seen on the pool.
+        if self.is_virtual { Ok(db.into()) } else { Ok(limited::begin(db).await?) }
     }
 
     fn poll_timeout(&self) -> Duration {
         if self.direct.is_some() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
     }
 
-    async fn poll_within(&self, services: &Services, poll_timeout: Duration) -> Option<Error> {
+    async fn poll_within(&self, services: &Services, poll_timeout: Duration) -> Polled {
         let mut last_poll = self.polling.lock().await;
         self.poll_exclusively(services, poll_timeout, &mut last_poll).await
     }
 
-    async fn poll_exclusively(
-        &self,
-        services: &Services,
-        poll_timeout: Duration,
-        last_poll: &mut LastPoll,
-    ) -> Option<Error> {
+    async fn poll_exclusively(&self, services: &Services, poll_timeout: Duration, last_poll: &mut LastPoll) -> Polled {
         let began = Instant::now();
         let rows =
             match tokio::time::timeout(poll_timeout, self.with_spare(&self.for_polls, |db| self.read(services, db)))
@@ -391,12 +453,10 @@ impl TableWatcher {
                     Some(error) => self.mark_down(&error, true),
                     None => self.mark_up(services),
                 }
-                if std::mem::take(&mut self.state().unreadable) {
-                    info!("service_config and service_override can be read again");
-                }
-                self.rows.apply_all(services, rows);
+                let polled = self.apply(services, rows);
+                self.report_unreadable(&polled);
                 self.remove_expired().await;
-                return None;
+                return polled;
             }
             Err(error) => error,
         };
@@ -409,19 +469,59 @@ impl TableWatcher {
             if !pool_exhausted {
                 self.mark_up(services);
             }
-            if !std::mem::replace(&mut self.state().unreadable, true) {
-                warn!(
-                    "service_config and service_override cannot be read, the values read last stay in effect: {error:#}"
-                );
-            }
+            self.report_unreadable(&Polled::nothing(error.clone()));
         }
-        Some(error)
+        Polled::nothing(error)
+    }
+
+    /// Applies what was read. For a table that could not be read, what was read last.
+    fn apply(&self, services: &Services, tables: Tables) -> Polled {
+        let mut polled = Polled::default();
+        let rows = {
+            let mut state = self.state();
+            match tables.config {
+                Ok(rows) => state.config = rows,
+                Err(error) => polled.config = Some(error),
+            }
+            match tables.overrides {
+                Ok(rows) => state.overrides = rows,
+                Err(error) => polled.overrides = Some(error),
+            }
+            let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
+            for (name, row) in state.config.iter().chain(&state.overrides) {
+                rows.entry(name.clone()).or_default().push(row.clone());
+            }
+            rows
+        };
+        self.rows.apply_all(services, rows);
+        polled
+    }
+
+    /// Reports once that tables cannot be read, and once that they can be read again.
+    fn report_unreadable(&self, polled: &Polled) {
+        let unreadable = polled.unreadable();
+        let before = std::mem::replace(&mut self.state().unreadable, unreadable.map(|(tables, _)| tables));
+        match (before, unreadable) {
+            (before, Some((tables, error))) if before != Some(tables) => {
+                warn!("{tables} cannot be read, the values read last stay in effect: {error:#}");
+            }
+            (Some(tables), None) => info!("{tables} can be read again"),
+            _ => {}
+        }
+        let lacks_table = |(_, error): (_, &Error)| ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
+        if unreadable.is_some_and(lacks_table) {
+            // The database may have been made anew.
+            self.availability.tables().forget();
+        }
     }
 
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
         let probe = self.with_spare(&self.for_polls, |db| async move {
             let tx = Transaction::begin(&TxContext::new(db)).await?;
+            if tx.get_database_backend() == DbBackend::Postgres {
+                tx.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
+            }
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
         });
@@ -477,7 +577,12 @@ impl TableWatcher {
     /// others, and an error leaves them to the next poll.
     async fn remove_expired(&self) {
         let Some(now) = self.state().expired_by.take() else { return };
-        let removed = self.with_spare(&self.for_polls, |db| async move { expire_overrides(&db, now).await });
+        let removed = self.with_spare(&self.for_polls, |db| async move {
+            let tx = self.begin(&db).await?;
+            let expired = expire_overrides(&tx, now).await?;
+            limited::commit(tx).await?;
+            Ok(expired)
+        });
         if let Ok(Ok(expired)) = tokio::time::timeout(REMOVE_LIMIT, removed).await {
             for ended in expired {
                 info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
@@ -485,33 +590,32 @@ impl TableWatcher {
         }
     }
 
-    async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
+    async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<Tables> {
         self.follow_file(&db).await?;
         self.availability.tables().ensure(&db).await?;
-        // On virtual time, each statement is seen on the pool.
-        if self.is_virtual || db.get_database_backend() != DbBackend::Postgres {
-            return self.read_rows(services, &db).await;
+        let mut tx = self.begin(&db).await?;
+        let overrides = self.read_overrides(services, &tx).await;
+        if let Err(error) = &overrides {
+            if ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage) {
+                return Err(error.clone());
+            }
+            // The error has ended the transaction.
+            drop(tx);
+            tx = self.begin(&db).await?;
         }
-        let tx = db.begin().await?;
-        // A query that is abandoned goes on at the server, and keeps its connection: each poll would add one.
-        tx.execute_unprepared(READ_LIMITS).await?;
-        let rows = self.read_rows(services, &tx).await?;
-        tx.commit().await?;
-        Ok(rows)
+        let config = config_rows(&tx).await;
+        if config.is_ok() {
+            limited::commit(tx).await?;
+        }
+        match &config {
+            Err(error) if ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage) => Err(error.clone()),
+            Err(error) if overrides.is_err() => Err(error.clone()),
+            _ => Ok(Tables { overrides, config }),
+        }
     }
 
-    async fn read_rows(
-        &self,
-        services: &Services,
-        db: &impl ConnectionTrait,
-    ) -> Result<BTreeMap<String, Vec<TableRow>>> {
+    async fn read_overrides(&self, services: &Services, db: &impl ConnectionTrait) -> Result<Vec<(String, TableRow)>> {
         let now = self.now(services, db).await?;
-        let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
-        for row in read_config(db).await? {
-            let place = format!("service_config, {} of {}", row.key, row.service_id);
-            let table_row = TableRow::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
-            rows.entry(row.service_id).or_default().push(table_row);
-        }
         let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
         let (expired, overrides): (Vec<_>, Vec<_>) = overrides.partition(|found| is_expired(found, now));
         {
@@ -519,21 +623,18 @@ impl TableWatcher {
             state.next_expiry = overrides.iter().filter_map(end_of).min();
             state.expired_by = (!expired.is_empty()).then_some(now);
         }
-        for row in overrides {
-            let (service, table_row) = match row {
-                Ok(row) => {
-                    let (place, set_at) = (place(&row), row.at.into());
-                    let table_row = TableRow::new(Layer::Override, row.key, Ok(row.value), place);
-                    (row.service_id, table_row.set_at(set_at))
-                }
-                Err(bad) => {
-                    let place = format!("service_override, {} of {}", bad.key, bad.service_id);
-                    (bad.service_id, TableRow::new(Layer::Override, bad.key, Err(bad.reason), place))
-                }
-            };
-            rows.entry(service).or_default().push(table_row);
-        }
-        Ok(rows)
+        let table_row = |row: std::result::Result<Override, BadOverride>| match row {
+            Ok(row) => {
+                let (place, set_at) = (place(&row), row.at.into());
+                let table_row = TableRow::new(Layer::Override, row.key, Ok(row.value), place);
+                (row.service_id, table_row.set_at(set_at))
+            }
+            Err(bad) => {
+                let place = format!("service_override, {} of {}", bad.key, bad.service_id);
+                (bad.service_id, TableRow::new(Layer::Override, bad.key, Err(bad.reason), place))
+            }
+        };
+        Ok(overrides.into_iter().map(table_row).collect())
     }
 
     /// When the next poll is due at the latest: an override expires, or a fire is skipped.
@@ -541,6 +642,20 @@ impl TableWatcher {
         let expiry = self.state().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
     }
+}
+
+/// Whether a statement waited for a lock, or took longer than the server or the role allows.
+fn is_wait(error: &Error) -> bool {
+    error.find::<DbErr>().map(ErrorKind::of_own).is_some_and(ErrorKind::is_wait)
+}
+
+async fn config_rows(db: &impl ConnectionTrait) -> Result<Vec<(String, TableRow)>> {
+    let table_row = |row: ConfigRow| {
+        let place = format!("service_config, {} of {}", row.key, row.service_id);
+        let value = row.value.map_err(|bad| bad.to_string());
+        (row.service_id, TableRow::new(Layer::Table, row.key, value, place))
+    };
+    Ok(read_config(db).await?.into_iter().map(table_row).collect())
 }
 
 fn place(row: &Override) -> String {

@@ -4,10 +4,11 @@
 use std::fmt::Write;
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionTrait};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionOptions};
 
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited::begin_uncancelled;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, serves};
 use crate::database::work::row::ClaimError;
@@ -211,7 +212,7 @@ async fn unknown_status<E: WorkItem>(
         .and_where(Expr::col(status).is_not_in(expected))
         .limit(1)
         .to_owned();
-    let tx = service_db.db().begin().await?;
+    let tx = begin_uncancelled(service_db.db(), TransactionOptions::default()).await?;
     if service_db.db().get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared("SET LOCAL statement_timeout = '1s'").await?;
     }

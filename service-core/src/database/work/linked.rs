@@ -14,12 +14,13 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, NullOrdering, Query, SelectStatement};
 use sea_orm::{
     ColumnTrait, ColumnType, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IdenStatic,
-    Iterable, Order, PrimaryKeyToColumn, QueryResult, TransactionTrait, Value,
+    Iterable, Order, PrimaryKeyToColumn, QueryResult, TransactionOptions, Value,
 };
 use tokio::time::Instant;
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
+use crate::database::limited::begin_uncancelled;
 use crate::database::wall_clock::parse_time;
 use crate::database::work::attempt::Backoff;
 use crate::database::work::due::comparable;
@@ -259,7 +260,7 @@ impl<E: WorkItem> Table<E> {
         db: &DatabaseConnection,
         limit: Duration,
     ) -> std::result::Result<DatabaseTransaction, DbErr> {
-        let tx = db.begin().await?;
+        let tx = begin_uncancelled(db, TransactionOptions::default()).await?;
         if self.sql.backend == DbBackend::Postgres {
             // A query whose future is dropped goes on at the server.
             tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", limit.as_millis())).await?;
