@@ -20,6 +20,12 @@ pub(crate) fn is_probably(name: &str, near: &str) -> bool {
     }
 }
 
+/// Whether `name` is nearly as long as `near` and has most of its letters. A short name is near to many words: `from` is
+/// not a misspelt `cron`.
+pub(crate) fn is_mostly(name: &str, near: &str) -> bool {
+    near.len() >= 6 && distance(name, near) * 4 <= name.len().max(near.len())
+}
+
 /// Counts the edits (insert, delete, replace, swap of neighbours) between two names.
 pub(crate) fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());

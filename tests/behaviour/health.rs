@@ -259,6 +259,16 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
         }
     }
 
+    struct StopsAndFails;
+
+    #[service(interval = 30, discover = false)]
+    impl StopsAndFails {
+        async fn update(&mut self, cx: &Context) -> Result<()> {
+            cx.stop();
+            Err(Error::msg("account locked"))
+        }
+    }
+
     let bed = TestBed::new().with(|builder| builder.set("off.enabled", false).service("off", never()));
     let services = bed.services().await;
     let off = services.get("off").unwrap();
@@ -273,7 +283,9 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
     giving_up.recovery = Some(|_| Recovery::Stop);
     let giving_up = bed.start(giving_up).await;
     let done = bed.start(Once).await;
+    let failed = bed.start(StopsAndFails).await;
     bed.run_for(secs(1)).await;
+    assert_eq!(assessed(&failed), "unhealthy: stopped itself after a failure: account locked");
     assert_eq!(assessed(&giving_up), "unhealthy: stopped itself after a failure: it failed");
     assert_eq!(assessed(&done), "healthy: stopped itself");
 }

@@ -357,3 +357,25 @@ mod with_a_database {
         assert_eq!(services.get("writer").unwrap().state(), ServiceState::Created);
     }
 }
+
+/// A service that depends on it does not start because of a single run, which ends it again.
+#[tokio::test(start_paused = true)]
+async fn a_single_run_makes_no_dependency_ready() {
+    #[derive(Default)]
+    struct App;
+
+    #[service(depends_on = ["job"], discover = false)]
+    impl App {
+        async fn update(&mut self) {}
+    }
+
+    let log = Log::default();
+    let bed = scripted(&log, &[Step::Take(5.0)]).set("job.enabled", false).set("timeout", "1h");
+    let bed = bed.with(|builder| builder.service_of::<App>("app"));
+    let services = bed.services().await;
+    services.start().await.unwrap();
+    assert_eq!(services.get("app").unwrap().state(), ServiceState::Starting);
+    services.run_once("job").await.unwrap();
+    bed.run_for(secs(10)).await;
+    assert_eq!((log.count("run"), services.get("app").unwrap().state()), (1, ServiceState::Starting));
+}

@@ -375,3 +375,46 @@ fn a_strict_start_prints_an_error_that_calls_its_context() {
     });
     assert_eq!(error, "service `one` did not start: stopping: true");
 }
+
+/// The services' runtime is alive, so a thread without one uses it.
+#[test]
+fn a_thread_without_a_runtime_starts_services() {
+    within_a_minute(|| {
+        let runtime = threads(1);
+        let (beats, _seen) = watch::channel(0);
+        let services = runtime.block_on(async {
+            let services = ServiceRegistry::builder().without_discovered();
+            services.service_fn("beats", move || Beats(beats.clone())).start_all().await.unwrap()
+        });
+        let beats = services.get("beats").unwrap();
+        std::thread::spawn(move || {
+            block_on(beats.stop()).unwrap();
+            block_on(beats.start()).unwrap();
+            assert_eq!(beats.state(), ServiceState::Running);
+            block_on(services.stop_all());
+            block_on(services.start()).unwrap();
+            assert_eq!(beats.state(), ServiceState::Running);
+            block_on(services.shutdown()).unwrap();
+        })
+        .join()
+        .unwrap();
+    });
+}
+
+/// Polls a future on a thread without a runtime.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let (mut task, mut work) = (std::task::Context::from_waker(&waker), std::pin::pin!(work));
+    loop {
+        match work.as_mut().poll(&mut task) {
+            std::task::Poll::Ready(done) => return done,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -267,3 +267,38 @@ async fn items_that_cleanup_reports_are_kept_by_the_next_start() {
     bed.run_for(secs(1)).await;
     assert_eq!(service.health().total_processed, 11);
 }
+
+/// Its `configure` takes ten seconds, and fails if `fails`.
+struct Slow;
+
+#[service(interval = 60, max_failures = 0, discover = false)]
+impl Slow {
+    async fn configure(cx: &Context) -> Result<Self> {
+        tokio::time::sleep(secs(10)).await;
+        if cx.config::<SlowConfig>()?.fails { Err(Error::msg("it failed")) } else { Ok(Self) }
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[derive(serde::Deserialize)]
+struct SlowConfig {
+    #[serde(default)]
+    fails: bool,
+}
+
+/// The start goes on when its caller has left, and the next caller waits for it, too.
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_services_that_an_earlier_one_has_started() {
+    for fails in [false, true] {
+        let bed = TestBed::new().with(|builder| builder.strict().set("slow.fails", fails).service_of::<Slow>("slow"));
+        let services = bed.services().await;
+        assert!(tokio::time::timeout(secs(1), services.start()).await.is_err(), "it waits");
+        let started = soon(services.start()).await;
+        let state = services.get("slow").unwrap().state();
+        match fails {
+            false => assert_eq!((started.map_err(|error| error.to_string()), state), (Ok(()), ServiceState::Running)),
+            true => assert!(started.unwrap_err().to_string().contains("it failed")),
+        }
+    }
+}

@@ -119,6 +119,15 @@ async fn a_service_that_has_failed_stays_failed_while_it_still_cleans_up() {
     bed.run_for(secs(5)).await;
     assert!(service.pause().await.is_err(), "it is failing");
     assert!(service.run_now().await.is_err(), "it is failing");
+    for refused in [service.start().await, service.reset().await] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("it is failing"), "{error}");
+    }
+    let health = service.health();
+    assert_eq!(health.status, service_core::HealthStatus::Unhealthy);
+    let reason = health.reason.unwrap_or_default();
+    assert!(reason.starts_with("failing: its instance is being cleaned up: "), "{reason}");
+    assert!(service.explain().to_string().contains(&reason), "{}", service.explain());
     service.stop().await.unwrap();
     assert_eq!(service.state(), ServiceState::Failed);
 }

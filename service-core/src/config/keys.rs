@@ -459,9 +459,13 @@ pub(crate) fn options() -> impl Iterator<Item = &'static Key> {
 
 /// The key that was probably meant by an unknown one.
 pub(crate) fn suggest(unknown: &str) -> Option<&'static str> {
+    synonym(unknown).or_else(|| suggest::nearest(unknown, options().map(|key| key.name)))
+}
+
+/// The key that is called so elsewhere.
+pub(crate) fn synonym(unknown: &str) -> Option<&'static str> {
     let lower = unknown.to_ascii_lowercase();
-    let synonym = options().find(|key| key.synonyms.contains(&&*lower)).map(|key| key.name);
-    synonym.or_else(|| suggest::nearest(unknown, options().map(|key| key.name)))
+    options().find(|key| key.synonyms.contains(&&*lower)).map(|key| key.name)
 }
 
 impl Key {

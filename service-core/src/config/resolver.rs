@@ -21,7 +21,7 @@ use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::{CatchUp, LongRun, Schedule};
-use crate::suggest::{distance, is_probably, nearest};
+use crate::suggest::{distance, is_mostly, is_probably, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.
 pub(crate) struct Row {
@@ -520,7 +520,10 @@ impl<'a> Resolver<'a> {
     /// If it is not known whether the service has settings, a key that looks like an option is taken for one, also if
     /// it is called so elsewhere.
     fn check_uncertain(&mut self, key: &str, setting: Box<Setting>) {
-        let Some(near) = keys::suggest(key) else { return };
+        let misspelt = || nearest(key, keys::options().map(|key| key.name)).filter(|near| is_mostly(key, near));
+        let Some(near) = keys::synonym(key).or_else(misspelt) else {
+            return self.check_undeclared(key, setting, false);
+        };
         let hint = format!(
             "did you mean `{near}`? To have a setting `{key}`, add a parameter to `configure`: \
              `fn configure(cx: &Context, settings: Settings)`"

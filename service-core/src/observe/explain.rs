@@ -175,6 +175,7 @@ fn doing(
 ) -> String {
     let reason = reason.unwrap_or_default();
     match snapshot.state {
+        _ if snapshot.status.is_ending() => reason.to_owned(),
         ServiceState::Starting
             if !missing.is_empty()
                 && matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Dependencies(_))) =>

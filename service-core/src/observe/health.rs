@@ -243,6 +243,13 @@ pub(crate) fn assess(
 fn assess_by_schedule(service: &ServiceInner, snapshot: &Snapshot, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Healthy, Unhealthy};
     let (status, reason) = match snapshot.state {
+        ServiceState::Draining if snapshot.status.in_run() => {
+            (Healthy, format!("stopping: {}", current_run(snapshot, now)))
+        }
+        ServiceState::Draining => (Healthy, "stopping".to_owned()),
+        _ if snapshot.status.is_ending() => {
+            (Unhealthy, format!("failing: its instance is being cleaned up{}", last_error(snapshot)))
+        }
         ServiceState::Created | ServiceState::Stopped => return assess_down(snapshot),
         ServiceState::Failed => {
             let times = match snapshot.status.failures {
@@ -252,10 +259,6 @@ fn assess_by_schedule(service: &ServiceInner, snapshot: &Snapshot, now: Instant)
             let critical = if snapshot.options.critical { " (critical: the registry shuts down)" } else { "" };
             (Unhealthy, format!("failed{times}{critical}{}", last_error(snapshot)))
         }
-        ServiceState::Draining if snapshot.status.in_run() => {
-            (Healthy, format!("stopping: {}", current_run(snapshot, now)))
-        }
-        ServiceState::Draining => (Healthy, "stopping".to_owned()),
         ServiceState::Starting => assess_start(snapshot, now),
         ServiceState::Standby => assess_standby(service, snapshot, now),
         ServiceState::Paused => assess_paused(snapshot, now),
@@ -269,7 +272,12 @@ fn assess_down(snapshot: &Snapshot) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Degraded, Healthy, Unhealthy};
     let (status, reason) = match (snapshot.state, &snapshot.stop) {
         (ServiceState::Stopped, None) => (Unhealthy, format!("stopped itself after a failure{}", last_error(snapshot))),
-        (ServiceState::Stopped, Some(stop)) if stop.by_itself => (Healthy, "stopped itself".to_owned()),
+        (ServiceState::Stopped, Some(stop)) if stop.by_itself && snapshot.status.since_success == 0 => {
+            (Healthy, "stopped itself".to_owned())
+        }
+        (ServiceState::Stopped, Some(stop)) if stop.by_itself => {
+            (Unhealthy, format!("stopped itself after a failure{}", last_error(snapshot)))
+        }
         _ if !snapshot.options.enabled => (Healthy, "disabled".to_owned()),
         (ServiceState::Stopped, _) => (Degraded, "stopped".to_owned()),
         _ => (Degraded, "not started".to_owned()),
@@ -339,9 +347,11 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     if let Some(blocked) = blocked(snapshot, now) {
         return (Unhealthy, Some(blocked));
     }
+    // After a run that was given up, the service is unhealthy until a run succeeds.
+    let failing = if snapshot.status.given_up { Unhealthy } else { Degraded };
     if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Turn)) {
         let reason = "waiting for its turn: as many services as `max_concurrent_runs` allows are running";
-        return (Degraded, Some(reason.to_owned()));
+        return (failing, Some(reason.to_owned()));
     }
     // A run that is due follows when the instance is built.
     let late = match configuring(snapshot, now) {
@@ -349,7 +359,7 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
         None => lateness(snapshot, clock, now),
     };
     if let Some((status, late)) = late {
-        return (status, Some(late));
+        return (status.max(failing), Some(late));
     }
     let (count, error) = (snapshot.status.failures, last_error(snapshot));
     let success = || match snapshot.status.stats.last_success {
@@ -359,8 +369,6 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     let failed = snapshot.status.since_success;
     let since = if failed > 1 { format!("; {}", success()) } else { String::new() };
     let failures = humanize::failures(count, snapshot.options.max_failures);
-    // After a run that was given up, the service is unhealthy until a run succeeds.
-    let failing = if snapshot.status.given_up { Unhealthy } else { Degraded };
     if snapshot.state == ServiceState::BackingOff {
         let wait = snapshot.status.next_due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
         let wait = humanize::long(wait);

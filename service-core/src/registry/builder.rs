@@ -304,7 +304,7 @@ impl RegistryBuilder {
         let mut problems = std::mem::take(&mut self.problems);
         let mut registrations = std::mem::take(&mut self.registrations);
         registrations.extend(self.discovered(&mut problems));
-        check_expected(&mut problems);
+        check_expected(&registrations, &mut problems);
         check_ids(&registrations, &mut problems);
         let options = apply_options(&mut registrations, std::mem::take(&mut self.options));
 
@@ -678,11 +678,18 @@ pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: RegisteredAt, 
 }
 
 /// Checks that every service that `expect_services!` names is linked.
-fn check_expected(problems: &mut Vec<String>) {
-    let found = ServiceRegistry::discovered();
+fn check_expected(registrations: &[Registration], problems: &mut Vec<String>) {
+    let discovered = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
+    let registered = registrations.iter().flat_map(|service| [service.id.as_str(), service.descriptor.id]);
+    let found: BTreeSet<&str> = discovered.chain(registered).collect();
     for expected in inventory::iter::<ExpectedServices>() {
-        let missing: Vec<&str> =
-            expected.ids.iter().copied().filter(|id| !found.iter().any(|descriptor| descriptor.id == *id)).collect();
+        let missing = expected.ids.iter().copied().filter(|id| !found.contains(id));
+        let missing: Vec<String> = missing
+            .map(|id| match nearest(id, found.iter().copied()) {
+                Some(near) => format!("{id} (did you mean `{near}`?)"),
+                None => id.to_owned(),
+            })
+            .collect();
         if !missing.is_empty() {
             problems.push(format!(
                 "{}:{} expects services that are not linked into this program: {}; the linker drops crates to which no code \

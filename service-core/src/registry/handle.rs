@@ -83,11 +83,12 @@ impl ServiceHandle {
     /// be served; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
-        inner.extension.before_one(&inner.services).await;
+        self.registry.on_runtime(inner.extension.before_one(&inner.services)).await;
         self.launch("start", |state| match state.state() {
             ServiceState::Created | ServiceState::Stopped => None,
             ServiceState::Failed => Some(state.why_down()),
             ServiceState::Draining => Some("it is still stopping"),
+            _ if state.status.is_ending() => Some(state.why_down()),
             _ => Some("it is running already"),
         })
         .await
@@ -117,7 +118,7 @@ impl ServiceHandle {
             }
             registry.begin(&session, &self.service, action, may_begin)
         };
-        let supervisor = match begun.await {
+        let supervisor = match registry.on_runtime(begun).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
                 if !session.is_started() {
@@ -242,7 +243,11 @@ impl ServiceHandle {
                 if failed_elsewhere > 0 {
                     return Ok(());
                 }
-                return state.refuse(self.id(), "reset", format!("it has not failed, it is {}", state.state()));
+                let why = match state.status.is_ending() {
+                    true => state.why_down().to_owned(),
+                    false => format!("it has not failed, it is {}", state.state()),
+                };
+                return state.refuse(self.id(), "reset", why);
             }
         }
         self.reset_here().await

@@ -18,6 +18,11 @@ pub(crate) fn repeat(
     for registration in registrations {
         match instances(&registration, sources) {
             (1, _) => all.push(registration),
+            // Two `_` separate id and key in the names of variables.
+            (count, place) if registration.id.ends_with('_') => problems.push(format!(
+                "service `{}` ({}): `{KEY} = {count}` ({place}) needs an id that does not end in `_`: `{}_1` is no id",
+                registration.id, registration.place, registration.id
+            )),
             (count, place) => match registration.repeat(count) {
                 Some(several) => all.extend(several),
                 None => problems.push(format!(

@@ -207,8 +207,12 @@ impl ServiceRegistry {
             check_resolved(service.id(), resolved, &**extension, &self.inner.services.resources)?;
         }
         let current = service.inner.lock().requests.resolved.clone();
-        // A service whose settings were wrong before has failed already.
-        if !current.settings.same_values(&resolved.settings) {
+        // A service whose settings were wrong before has failed already, unless its ready-made instance reads none.
+        let reads_none = || {
+            service.factory.is_ready_made()
+                && !matches!(service.check_settings(&current.settings), Caught::Returned(Ok(())))
+        };
+        if !current.settings.same_values(&resolved.settings) && !reads_none() {
             match service.check_settings(&resolved.settings) {
                 Caught::Returned(checked) => checked?,
                 Caught::Panicked(message) => return Err(wrong(format!("reading the settings panicked: {message}"))),

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::config::ServiceDescriptor;
@@ -213,9 +214,21 @@ impl ServiceRegistry {
         self.inner.session.lock().clone()
     }
 
+    /// Awaits `work`, which may use timers and sockets. A thread without a runtime uses those of the services' runtime.
+    pub(crate) async fn on_runtime<T>(&self, work: impl Future<Output = T>) -> T {
+        let runtime = if Handle::try_current().is_err() { self.inner.home.current() } else { None };
+        let Some(runtime) = runtime else { return work.await };
+        let mut work = pin!(work);
+        std::future::poll_fn(|task| {
+            let _entered = runtime.enter();
+            work.as_mut().poll(task)
+        })
+        .await
+    }
+
     /// Awaits `work` for a caller outside the services. Virtual time is advanced in the meantime.
     pub(crate) async fn waiting<T>(&self, work: impl Future<Output = T>) -> T {
-        let Some(time) = &self.inner.virtual_time else { return work.await };
+        let Some(time) = &self.inner.virtual_time else { return self.on_runtime(work).await };
         let mut work = pin!(work);
         let mut mover = time.mover(self.inner.services.clone(), self.inner.extension.clone());
         std::future::poll_fn(|task| {

@@ -42,7 +42,7 @@ impl ServiceRegistry {
             return Err(Error::msg("cannot start: a shutdown is in progress"));
         }
         session.begin_start();
-        let started = self.start_services(&session).await;
+        let started = self.on_runtime(self.start_services(&session)).await;
         if started.is_ok() && session.is_open() {
             // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload
             // is announced only after the start.
@@ -74,14 +74,27 @@ impl ServiceRegistry {
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
-        let begun = Instant::now();
+        let (begun, is_inside) = (Instant::now(), self.is_inside());
         let (mut started, mut loops) = (Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
                 let down = matches!(state.state(), ServiceState::Created | ServiceState::Stopped);
                 down && state.requests.options.enabled && !state.requests.unregistered
             };
-            if !is_wanted(&service.inner.lock()) {
+            let (wanted, state, starting) = {
+                let state = service.inner.lock();
+                let starting = state.status.is_running() && !state.status.is_start_resolved();
+                (is_wanted(&state), state.state(), starting.then_some(state.status.incarnation))
+            };
+            if !wanted {
+                if state == ServiceState::Draining {
+                    service.inner.log(|| warn!(service.id = %service.id(), "not started: it is still stopping"));
+                }
+                // An earlier call, which was dropped or still waits, has started it. Called from the code of a service,
+                // it could wait for itself.
+                if let Some(incarnation) = starting.filter(|_| !is_inside) {
+                    started.push((self.handle(service), incarnation));
+                }
                 continue;
             }
             if !service.factory.has_next() {

@@ -176,6 +176,9 @@ impl Context {
     /// only ends what `degraded` reported.
     pub fn ready(&self) {
         let mut state = self.service.lock();
+        if self.is_past(&state) {
+            return;
+        }
         state.requests.degraded = None;
         state.requests.progress.last = Some(Instant::now());
         if !std::mem::replace(&mut state.requests.progress.ready, true) {
@@ -186,7 +189,10 @@ impl Context {
     /// Reports that a `run` makes progress: a `run` without a report for `idle_timeout` is cancelled, and that is a
     /// failure. Without `idle_timeout`, and in a service with `update`, the call has no effect.
     pub fn heartbeat(&self) {
-        self.service.lock().requests.progress.last = Some(Instant::now());
+        let mut state = self.service.lock();
+        if !self.is_past(&state) {
+            state.requests.progress.last = Some(Instant::now());
+        }
     }
 
     /// Adds to the items processed, at once. In `update`, they are added to the outcome of the run. Counts as progress
@@ -202,10 +208,14 @@ impl Context {
     }
 
     fn report(&self, processed: u64, failed: u64) {
-        let progress = &mut self.service.lock().requests.progress;
+        let mut state = self.service.lock();
+        let is_past = self.is_past(&state);
+        let progress = &mut state.requests.progress;
         progress.processed = progress.processed.saturating_add(processed);
         progress.failed = progress.failed.saturating_add(failed);
-        progress.last = Some(Instant::now());
+        if !is_past {
+            progress.last = Some(Instant::now());
+        }
     }
 
     /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled, or this
@@ -382,6 +392,13 @@ impl Context {
     /// requests does not concern what follows.
     fn is_outdated(&self, RuntimeState { status, .. }: &RuntimeState) -> bool {
         !status.is_running() || status.is_ending() || status.incarnation != self.incarnation || self.has_lost_lease()
+    }
+
+    /// Whether the context is of an earlier start, or of a `run` that has ended: what code that it has left behind
+    /// reports says nothing of the present run.
+    fn is_past(&self, RuntimeState { status, requests, .. }: &RuntimeState) -> bool {
+        let is_current = status.stats.runs == self.run && status.in_run();
+        status.incarnation != self.incarnation || (requests.options.long_run().is_some() && self.in_run && !is_current)
     }
 
     /// Whether the run may not begin any more. Blocking code may have waited long for a thread.

@@ -431,7 +431,8 @@ impl Services {
                 let state = service.inner.lock();
                 let is_up =
                     matches!(state.state(), ServiceState::Running | ServiceState::Paused | ServiceState::Standby);
-                if !is_up || !state.status.is_ready() {
+                // A single run ends the service again.
+                if !is_up || !state.status.is_ready() || state.status.once {
                     let starting = state.state() == ServiceState::Starting && !state.status.is_start_resolved();
                     not_ready.none_starting &= !starting;
                     not_ready.ids.push(service.id().clone());

@@ -35,7 +35,10 @@ pub(crate) fn camel_case(name: &str) -> String {
 
 /// The type of a function's service: `CleanInboxService` for `clean_inbox`.
 pub(crate) fn function_type(function: &str) -> String {
-    format!("{}Service", camel_case(function))
+    let name = camel_case(function);
+    // `_3d_render` is a function, and `3dRenderService` no name.
+    let mark = if name.starts_with(|first: char| first.is_ascii_digit()) { "_" } else { "" };
+    format!("{mark}{name}Service")
 }
 
 /// Whether a topic or a probe may have this name.
@@ -103,6 +106,7 @@ mod tests {
             ("step_2_of_3", "Step2Of3Service"),
             ("cleanOutbox", "CleanOutboxService"),
             ("TICK", "TICKService"),
+            ("_3d_render", "_3dRenderService"),
         ] {
             assert_eq!(function_type(name), ty);
         }

@@ -78,6 +78,11 @@ fn a_service_that_passes_its_context_on_may_have_settings_that_look_like_no_opti
         toml(text).load().resolve(target, &[]).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(resolve("[mail]\nbatch_size = 10\nverbose.level = 1", false), Ok(()));
+    // Short words are near to short options.
+    for word in ["from", "filter", "store", "score", "scale", "seed", "feed", "feeds", "base", "relay", "delta"] {
+        let text: &'static str = Box::leak(format!("[mail]\n{word} = \"x\"").into());
+        assert_eq!(resolve(text, false), Ok(()), "{word}");
+    }
     for (text, key, near) in [
         ("[mail]\nretries = 5", "retries", "max_failures"),
         ("[mail]\nmax_fails = 3", "max_fails", "max_failures"),

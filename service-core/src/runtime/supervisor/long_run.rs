@@ -21,13 +21,19 @@ impl Supervisor {
     pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
         let result = self.run_recorded(timer).await;
         let service = self.cx.service.clone();
+        let is_answer = matches!(result, InvokeResult::Done(_) | InvokeResult::Cancelled(Cancelled::Interrupted))
+            && !self.has_lost_lease();
         let (end_requested, stable) = service.update(|state| {
             // What follows the run are the options in effect now.
             adopt_options(&mut self.options, state);
             let long = self.options.long_run().copied().unwrap_or_default();
             // What the run reported just before it ended counts.
             service.follow_long_run(state, &long);
-            let end_requested = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();
+            let end_requested = state.requests.interrupt.is_some() || state.requests.stop.is_some();
+            // What the run has spawned sees the request until the run has ended for it, too.
+            if !is_answer {
+                state.requests.interrupt = None;
+            }
             (end_requested, state.status.stable)
         });
         if stable {
@@ -63,6 +69,8 @@ impl Supervisor {
         let outcome = self.cx.service.update(|state| {
             let outcome = state.take_progress(Outcome::idle());
             state.status.end_as_requested(ended);
+            state.requests.interrupt = None;
+            state.notify_waiters();
             state.status.stats.add(outcome.processed, outcome.failed);
             if let Some(history) = &mut state.history {
                 let (started, duration) =

@@ -19,6 +19,7 @@ use crate::runtime::blocking;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
+use crate::runtime::requests::Rebuild;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
@@ -224,6 +225,11 @@ impl Supervisor {
         };
         if discard || panicked {
             self.end_instance().await;
+        }
+        // The run itself may have requested it after it had timed out.
+        let rebuild = self.cx.service.lock().requests.rebuild;
+        if rebuild == Some(Rebuild::Reset) {
+            self.rebuild().await;
         }
     }
 }

@@ -110,6 +110,8 @@ impl Supervisor {
             self.take_fire();
         }
         if self.instance.is_none() {
+            // If the build fails, this is what the retries serve.
+            self.take_nominal(is_regular);
             return Some(WaitEvent::Build);
         }
         if let Some(turns) = self.cx.service.shared.turns.as_ref().filter(|_| self.options.long_run().is_none())
@@ -181,6 +183,16 @@ impl Supervisor {
         self.nominal = Nominal::fire(fire);
     }
 
+    /// The next run, or the build before it, serves the moment of the schedule that was planned, if it is `is_regular`.
+    /// A retry serves that of the attempt before.
+    #[inline]
+    fn take_nominal(&mut self, is_regular: bool) {
+        if self.due != Due::Retry {
+            self.cx.nominal =
+                if is_regular && self.options.long_run().is_none() { self.nominal } else { Nominal::None };
+        }
+    }
+
     #[inline]
     fn begin_run(&mut self, state: &mut RuntimeState, is_regular: bool) {
         let requests = &mut state.requests;
@@ -191,10 +203,7 @@ impl Supervisor {
         requests.progress.last = None;
         // Those of the run before have their report.
         std::mem::swap(&mut self.current_waiters, &mut requests.waiters);
-        if self.due != Due::Retry {
-            self.cx.nominal =
-                if is_regular && self.options.long_run().is_none() { self.nominal } else { Nominal::None };
-        }
+        self.take_nominal(is_regular);
         self.cx.run = state.status.begin_run(Instant::now());
         self.cx.in_run = true;
     }

@@ -576,3 +576,75 @@ async fn what_an_earlier_start_has_left_changes_nothing() {
     tokio::time::sleep(secs(1)).await;
     assert_eq!(service.state(), ServiceState::Running);
 }
+
+/// Nor does it report that a later run is ready, or makes progress. Items that it has processed count.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_has_left_reports_nothing_of_the_present_one() {
+    let kept: Arc<Mutex<Vec<Context>>> = Arc::default();
+    let contexts = kept.clone();
+    let script = Script::new().update(move |cx| {
+        contexts.lock().push(cx.clone());
+        async move {
+            cx.stopping().await;
+            Ok(Outcome::idle())
+        }
+    });
+    let long = LongRun { readiness: Readiness::Explicit, idle_timeout: Some(secs(10)), ..LongRun::default() };
+    let service = script.start(Options { max_failures: 100, ..options(long) });
+    tokio::time::sleep(secs(30)).await;
+    // The first run was idle for too long.
+    let earlier = kept.lock()[0].clone();
+    assert!(kept.lock().len() > 1);
+    for _ in 0..30 {
+        earlier.heartbeat();
+        earlier.ready();
+        earlier.processed(1);
+        tokio::time::sleep(secs(1)).await;
+    }
+    let found = health(&service);
+    assert!(found.runs >= 4, "later runs are idle, too: {found:?}");
+    assert_ne!(found.state, ServiceState::Running);
+    assert_eq!(found.total_processed, 30);
+    let present = kept.lock().last().cloned().unwrap();
+    present.ready();
+    tokio::time::sleep(ms(10)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+}
+
+/// The tasks of a `run` that is paused see the pause until the run has ended for them, too.
+#[tokio::test(start_paused = true)]
+async fn the_end_that_was_requested_lasts_until_the_run_is_over() {
+    /// An error whose text is computed between the return of the run and its end.
+    #[derive(Debug)]
+    struct Returned(Context, Arc<Mutex<Vec<bool>>>);
+    impl std::fmt::Display for Returned {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.1.lock().push(self.0.is_stopping());
+            f.write_str("the end was requested")
+        }
+    }
+    impl std::error::Error for Returned {}
+
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let stopping = seen.clone();
+    let script = Script::new().update(move |cx| {
+        let stopping = stopping.clone();
+        async move {
+            cx.stopping().await;
+            let (spawned, ended) = (cx.clone(), stopping.clone());
+            tokio::spawn(async move {
+                // It begins to wait when the run has returned.
+                spawned.stopping().await;
+                ended.lock().push(spawned.is_stopping());
+            });
+            Err(Error::new(Returned(cx, stopping)))
+        }
+    });
+    let service = script.start(options(LongRun::default()));
+    tokio::time::sleep(secs(1)).await;
+    service.inner.request_pause(PausedBy::Handle).unwrap();
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(service.state(), ServiceState::Paused);
+    let seen = seen.lock().clone();
+    assert!(seen.len() >= 2 && !seen.contains(&false), "{seen:?}");
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observe::health::{self, HealthStatus};
-use crate::runtime::requests::PausedBy;
+use crate::runtime::requests::{PausedBy, Rebuild};
 use crate::schedule::{CatchUp, CronSchedule};
 
 /// Logs when each run begins, in seconds since the start, and for which second it is scheduled.
@@ -205,4 +205,24 @@ async fn a_wake_up_is_served_by_the_run_that_is_given_up() {
     service.inner.request_wake();
     tokio::time::sleep(secs(60)).await;
     assert_eq!(runs(&service), ["3660 woken"]);
+}
+
+/// A run that follows a failed build serves the moment for which the instance was to be built.
+#[tokio::test(start_paused = true)]
+async fn a_run_after_a_failed_rebuild_serves_its_own_moment() {
+    let builds = Arc::new(AtomicUsize::new(0));
+    let script = logging(Duration::ZERO).configure(move |_| {
+        let fails = builds.fetch_add(1, Ordering::SeqCst) == 1;
+        async move { if fails { Err(Error::msg("it failed")) } else { Ok(()) } }
+    });
+    let service = script.start(Options { retry_delay: secs(5), ..Options::default() });
+    tokio::time::sleep(secs(30)).await;
+    service.inner.lock().request_rebuild(Rebuild::Settings);
+    tokio::time::sleep(secs(40)).await;
+    assert_eq!(runs(&service), ["0 for 0", "65 for 60"]);
+    // A woken run has no moment.
+    service.inner.lock().request_rebuild(Rebuild::Settings);
+    service.inner.request_wake();
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(runs(&service)[2], "70 woken");
 }
