@@ -45,7 +45,7 @@ struct State {
     moved: Option<(Instant, Duration)>,
     /// The replica to which the service is to be handed over as soon as it is idle.
     moves_to: Option<String>,
-    /// Why a single run was refused.
+    /// Why a single run was refused, or could not end.
     refusal: Option<String>,
     /// It is known whether another replica holds the lease, or that this cannot be determined.
     is_decided: bool,
@@ -160,8 +160,7 @@ impl Lease {
     /// The loop waits for the lease from now on, or no longer does.
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
         let mut state = self.lock();
-        state.is_wanted = is_wanted;
-        state.is_decided = false;
+        (state.is_wanted, state.is_decided, state.refusal) = (is_wanted, false, None);
     }
 
     /// Whether it is known that this replica does not get the lease now.
@@ -172,10 +171,15 @@ impl Lease {
     /// A single run does not wait for the lease.
     pub(crate) fn refuse(&self) {
         let refusal = self.describe_holder().map_or_else(|why| why, |holder| format!("its lease is {holder}"));
-        self.lock().refusal = Some(refusal);
+        self.lock().refusal = Some(format!("cannot run here: {refusal}"));
     }
 
-    /// Returns why a single run was refused, if it was.
+    /// The lease was lost in a single run. What follows it must not be a second one.
+    pub(crate) fn end_single_run(&self) {
+        self.lock().refusal = Some("lost its lease before its single run had ended".to_owned());
+    }
+
+    /// Returns why a single run was refused or could not end, if so.
     pub(crate) fn take_refusal(&self) -> Option<String> {
         self.lock().refusal.take()
     }

@@ -92,13 +92,14 @@ impl Supervisor {
         self.cx.has_lost_lease()
     }
 
-    /// The lease is lost: cleans up the instance, and waits for the lease again.
+    /// The lease is lost: cleans up the instance, and waits for the lease again. A single run is over.
     pub(super) async fn lose_lease(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
         let epoch = self.cx.epoch.unwrap_or_default();
         lease.end();
-        warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); this replica stands by");
+        let then = if self.once { "the single run ends" } else { "this replica stands by" };
+        warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); {then}");
         service.emit(|| ServiceEventKind::LeaseLost { epoch });
         let now = Instant::now();
         let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
@@ -127,6 +128,11 @@ impl Supervisor {
         abort_children(&self.services, self.registered.id(), now);
         self.forget_schedule();
         self.abandon_rows().await;
+        if self.once {
+            lease.end_single_run();
+            // The end of the loop cleans up.
+            return Some(Exit::Stopped);
+        }
         if self.unreturned.is_some() && !self.until_returned().await {
             return Some(Exit::Stopped);
         }
