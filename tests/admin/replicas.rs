@@ -162,6 +162,17 @@ async fn buttons_on_a_standby_reach_the_holder_or_say_on_which_replicas_they_act
     assert_ne!(state(&two.holder), ServiceState::Stopped);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_paused_in_the_process_of_a_standby_can_be_paused_for_all() {
+    let (two, _db, _dir) = Two::on_sqlite().await;
+    two.standby.services.get("invoices").unwrap().pause().await.unwrap();
+    let answer = two.standby.post("/services/invoices/pause", "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    eventually(async || state(&two.holder) == ServiceState::Paused).await;
+    let again = two.standby.post("/services/invoices/pause", "").await;
+    assert!(again.status == 409 && again.error().contains("it is paused already"), "{again:?}");
+}
+
 /// Requests two runs from a replica that stands by. One of them fails.
 async fn two_runs_elsewhere(site: &Site) {
     let mut runs = [site.services("run invoices").await, site.services("run invoices").await];

@@ -38,6 +38,8 @@ struct State {
     grant: Option<Grant>,
     held: Option<Held>,
     holder: Option<Holder>,
+    /// Since when this replica leaves a lease that is free to others.
+    free_since: Option<Instant>,
     /// Why the holder cannot be determined, since the last answer of the database.
     problem: Option<String>,
     /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a
@@ -160,7 +162,8 @@ impl Lease {
     /// The loop waits for the lease from now on, or no longer does.
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
         let mut state = self.lock();
-        (state.is_wanted, state.is_decided, state.refusal) = (is_wanted, false, None);
+        (state.is_wanted, state.is_decided) = (is_wanted, false);
+        (state.free_since, state.refusal) = (None, None);
     }
 
     /// Whether it is known that this replica does not get the lease now.
@@ -246,8 +249,14 @@ impl Lease {
         }
         (state.is_wanted, state.grant, state.holder, state.problem) = (false, Some(grant), None, None);
         (state.moved, state.moves_to) = (grant.moved.map(|age| (grant.at, age)), None);
+        state.free_since = None;
         state.held = Some(Held { epoch: grant.epoch, until });
         true
+    }
+
+    /// The lease is free, and is left to other replicas. Returns for how long so far.
+    pub(crate) fn free_for(&self) -> Duration {
+        self.lock().free_since.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Extends the lease of this epoch. A lease whose time is over stays lost.
@@ -271,7 +280,7 @@ impl Lease {
     /// Another replica holds the lease. Returns whether the loop has to be notified.
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
         let mut state = self.lock();
-        (state.holder, state.problem) = (Some(holder), None);
+        (state.holder, state.problem, state.free_since) = (Some(holder), None, None);
         state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
     }
 
