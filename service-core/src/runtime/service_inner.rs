@@ -211,10 +211,16 @@ impl ServiceInner {
     }
 
     pub(crate) fn request_run(&self, waiter: Option<oneshot::Sender<RunReport>>) -> Result<()> {
+        self.request_next_run(waiter).map(drop)
+    }
+
+    /// As [`request_run`](Self::request_run). Returns how many runs have begun so far: if the waiter is dropped and
+    /// there are no more then, the requested run has not begun.
+    pub(crate) fn request_next_run(&self, waiter: Option<oneshot::Sender<RunReport>>) -> Result<u64> {
         let mut state = self.lock();
         state.request_run(&self.id)?;
         state.requests.waiters.extend(waiter);
-        Ok(())
+        Ok(state.status.stats.runs)
     }
 
     /// The error of a requested run whose report will not come.

@@ -12,6 +12,8 @@ on_each! {
     a_wake_up_that_arrived_in_the_last_run_of_a_holder_is_served_by_the_next,
     a_wake_up_during_the_stop_of_the_holder_is_served_by_the_next,
     a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_next,
+    a_run_that_was_requested_before_the_holder_stops_is_made_by_the_next,
+    a_run_that_was_requested_before_the_only_holder_stops_is_an_error,
     requests_during_a_single_run_wait_for_the_next_holder,
     requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
     a_shutdown_passes_a_wake_up_on,
@@ -101,6 +103,37 @@ async fn a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_ne
     let report = requested.await.unwrap().unwrap();
     assert!(report.error().is_none(), "{report:?}");
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+/// The holder has taken the request, and stops before that run begins.
+async fn request_before_the_stop(replicas: &Bed, is_last: bool) -> (Log, Result<RunReport>) {
+    let (log, _other, a, b) = two(replicas).await;
+    let requested = {
+        let b = b.clone();
+        tokio::spawn(async move { b.run_now().await })
+    };
+    replicas.run_for(5.0).await;
+    assert_eq!(replicas.number("SELECT count(*) FROM service_request WHERE taken_by IS NOT NULL").await, 1);
+    stop(&a);
+    if is_last {
+        stop(&b);
+    }
+    replicas.run_for(120.0).await;
+    (log, requested.await.unwrap())
+}
+
+async fn a_run_that_was_requested_before_the_holder_stops_is_made_by_the_next(replicas: Bed) {
+    let (log, report) = request_before_the_stop(&replicas, false).await;
+    let report = report.unwrap();
+    assert!(report.error().is_none(), "{report:?}");
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_run_that_was_requested_before_the_only_holder_stops_is_an_error(replicas: Bed) {
+    let (log, report) = request_before_the_stop(&replicas, true).await;
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("no replica has taken the request"), "{error}");
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0), "{:?}", log.all());
 }
 
 async fn requests_during_a_single_run_wait_for_the_next_holder(replicas: Bed) {
