@@ -24,7 +24,18 @@ impl Invoices {
     }
 }
 
-/// Two replicas on one database, of which the first runs the service.
+/// Runs until it is stopped, on one replica at a time.
+#[derive(Default)]
+struct Feed;
+
+#[service(scope = "cluster", discover = false)]
+impl Feed {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
+/// Two replicas on one database, of which the first runs the services.
 struct Two {
     holder: Site,
     standby: Site,
@@ -32,7 +43,7 @@ struct Two {
 
 impl Two {
     async fn start(url: &str) -> Self {
-        let replica = || builder().admin("127.0.0.1:0").database_url(url).service_of::<Invoices>("invoices");
+        let replica = || builder().admin("127.0.0.1:0").database_url(url).service_of::<Invoices>("invoices").service_of::<Feed>("feed");
         let holder = Site::of(replica()).await;
         eventually(async || state(&holder) == ServiceState::Running).await;
         let standby = Site::of(replica()).await;
@@ -160,6 +171,16 @@ async fn buttons_on_a_standby_reach_the_holder_or_say_on_which_replicas_they_act
     assert_eq!(send("stop").await.status, 303);
     assert_eq!(state(&two.standby), ServiceState::Stopped);
     assert_ne!(state(&two.holder), ServiceState::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_a_service_with_run_is_refused_on_every_replica_and_not_recorded() {
+    let (two, _db, _dir) = Two::on_sqlite().await;
+    for site in [&two.holder, &two.standby] {
+        let refused = site.post("/services/feed/run", "").await;
+        assert!(refused.status == 409 && refused.error().contains("its `run` continues"), "{refused:?}");
+    }
+    assert_eq!(two.standby.get("/audit").await.json(), serde_json::json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

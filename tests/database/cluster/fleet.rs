@@ -13,6 +13,7 @@ on_each! {
     any_replica_shows_all_of_them,
     a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
     the_error_of_such_a_run_is_in_its_report,
+    a_run_of_a_service_with_run_is_refused_on_a_standby_as_on_the_holder,
     a_standby_forwards_wake_ups_to_the_holder,
     a_commit_on_a_standby_wakes_the_holder,
     a_wake_up_that_the_holder_has_served_is_over_for_the_standby,
@@ -92,6 +93,29 @@ async fn the_error_of_such_a_run_is_in_its_report(replicas: Bed) {
     let (_log, _other, _a, b) = two(&replicas).await;
     let report = b.run_now().await.unwrap();
     assert_eq!(report.error().unwrap().to_string(), "every second run fails");
+}
+
+/// Runs until it is stopped.
+#[derive(Default)]
+struct Feed;
+
+#[service(scope = "cluster", lease = 30, discover = false)]
+impl Feed {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
+async fn a_run_of_a_service_with_run_is_refused_on_a_standby_as_on_the_holder(replicas: Bed) {
+    let other = replicas.other().await;
+    let a = replicas.bed.start_of::<Feed>().await;
+    let b = other.start_of::<Feed>().await;
+    replicas.run_for(2.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    let [here, there] = [a.run_now().await.unwrap_err(), b.run_now().await.unwrap_err()];
+    assert!(there.find::<service_core::StateError>().is_some(), "{there:?}");
+    assert_eq!(here.to_string(), there.to_string());
+    assert_eq!(replicas.number("SELECT count(*) FROM service_request").await, 0);
 }
 
 async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Bed) {
