@@ -35,7 +35,7 @@ impl Feed {
     }
 }
 
-/// Two replicas on one database, of which the first runs the services.
+/// Two replicas on one database, of which the first runs the service.
 struct Two {
     holder: Site,
     standby: Site,
@@ -43,7 +43,7 @@ struct Two {
 
 impl Two {
     async fn start(url: &str) -> Self {
-        let replica = || builder().admin("127.0.0.1:0").database_url(url).service_of::<Invoices>("invoices").service_of::<Feed>("feed");
+        let replica = || builder().admin("127.0.0.1:0").database_url(url).service_of::<Invoices>("invoices");
         let holder = Site::of(replica()).await;
         eventually(async || state(&holder) == ServiceState::Running).await;
         let standby = Site::of(replica()).await;
@@ -175,12 +175,18 @@ async fn buttons_on_a_standby_reach_the_holder_or_say_on_which_replicas_they_act
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_of_a_service_with_run_is_refused_on_every_replica_and_not_recorded() {
-    let (two, _db, _dir) = Two::on_sqlite().await;
-    for site in [&two.holder, &two.standby] {
+    let mut sites = Vec::new();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    for expected in [ServiceState::Running, ServiceState::Standby] {
+        let site = Site::of(builder().admin("127.0.0.1:0").database_url(&url).service_of::<Feed>("feed")).await;
+        let feed = site.services.get("feed").unwrap();
+        eventually(async || feed.state() == expected).await;
         let refused = site.post("/services/feed/run", "").await;
         assert!(refused.status == 409 && refused.error().contains("its `run` continues"), "{refused:?}");
+        assert_eq!(site.get("/audit").await.json(), serde_json::json!([]));
+        sites.push(site);
     }
-    assert_eq!(two.standby.get("/audit").await.json(), serde_json::json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
