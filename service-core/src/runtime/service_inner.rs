@@ -235,9 +235,9 @@ impl ServiceInner {
     }
 
     /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls
-    /// before that run are one run. Does nothing if the service does not run.
-    pub(crate) fn request_wake(&self) {
-        self.lock().request_wake(true);
+    /// before that run are one run. Returns `false`, and does nothing, if the service does not run.
+    pub(crate) fn request_wake(&self) -> bool {
+        self.lock().request_wake(true)
     }
 
     /// As [`request_wake`](Self::request_wake), for a topic. A replica on standby has nothing to do: the holder is

@@ -64,6 +64,13 @@ impl Supervisor {
                     pass_on(&*extension, &service, &mut state.requests, is_requested);
                     service.notify_waiters(state);
                 }
+                // The end of an outage in which this replica has left work, or a wake-up that came just before.
+                if state.status.activity == Activity::Standby
+                    && std::mem::take(&mut state.requests.woken)
+                    && let Some(leases) = extension.leases()
+                {
+                    leases.forward_wake(&service.id);
+                }
                 Poll::Pending
             })
         })
@@ -105,6 +112,7 @@ impl Supervisor {
         let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
         let woken = std::mem::take(&mut self.woken);
         let extension = self.invoker.extension.clone();
+        let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
@@ -119,6 +127,8 @@ impl Supervisor {
             (requests.rebuild, requests.interrupt, requests.outage_over) = (None, None, false);
             requests.degraded = None;
             requests.woken |= woken;
+            // At the end of the outage, this replica wakes the holder.
+            requests.continues_after_outage &= is_outage;
             let waiters = pass_on(&*extension, &service, requests, false);
             state.notify_waiters();
             waiters
@@ -159,8 +169,10 @@ impl Supervisor {
         let epoch = self.cx.epoch.unwrap_or_default();
         let extension = self.invoker.extension.clone();
         lease.end();
+        let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             state.status.wait_reason = None;
+            state.requests.continues_after_outage &= is_outage;
             let waiters = pass_on(&*extension, &service, &mut state.requests, false);
             state.notify_waiters();
             waiters
@@ -259,9 +271,12 @@ impl Supervisor {
     pub(super) fn pass_on_at_end(&mut self) {
         let service = self.cx.service.clone();
         let extension = self.invoker.extension.clone();
+        let is_outage = !self.once && self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             // A run that was aborted by the stop, or whose retry does not follow, has not served it.
             state.requests.woken |= std::mem::take(&mut self.woken) && state.requests.stop.is_some();
+            // This replica does not make the run that is due at the end of the outage.
+            state.requests.woken |= state.requests.continues_after_outage && is_outage;
             let is_requested = self.cx.epoch.is_none() && state.requests.wake_requested;
             pass_on(&*extension, &service, &mut state.requests, is_requested)
         });
