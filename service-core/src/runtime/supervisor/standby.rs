@@ -180,7 +180,8 @@ impl Supervisor {
         drop(waiters);
         self.forget_schedule();
         if let Some(leases) = self.invoker.extension.leases().filter(|_| !lease.has_left_code()) {
-            let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+            // As at the end: a shutdown may have begun, and `cleanup` may have used up its time.
+            let limit = Limit::Last(later(Instant::now(), RELEASE_TIMEOUT));
             let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, Some(&target))), limit).await;
         }
         service.emit(|| ServiceEventKind::LeaseHandedOver { epoch });
