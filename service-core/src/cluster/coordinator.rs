@@ -342,7 +342,10 @@ impl Shared {
                     first_free = Some(first_free.map_or(row.left, |first| first.min(row.left)));
                 }
                 // Handed over to another replica, which may take it first.
-                Some(row) if row.is_reserved => first_free = Some(POLL_INTERVAL),
+                Some(row) if row.is_reserved => {
+                    set_holder(leased, row);
+                    first_free = Some(POLL_INTERVAL);
+                }
                 // Paused in this process only, it would run on no replica. Another one may take it first.
                 _ if is_paused_here(&leased.0) && leased.1.free_for() < PAUSED_WAIT => {
                     first_free = Some(POLL_INTERVAL);
@@ -426,7 +429,8 @@ fn set_holder((service, lease): &Leased, row: &LeaseRow) {
     // A lease that lasts longer than one that was renewed just now.
     let is_ahead = row.renewed.is_zero() && row.left > lease.length;
     let ends_late = now.checked_add(row.left).filter(|_| is_ahead);
-    if lease.set_holder(Holder { label: row.label.clone(), epoch: row.epoch, renewed, ends_late, seen: now }) {
+    let (label, has_handed_over) = (row.label.clone(), row.left.is_zero());
+    if lease.set_holder(Holder { label, epoch: row.epoch, renewed, ends_late, seen: now, has_handed_over }) {
         wake(service);
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Holder {
     pub(crate) ends_late: Option<Instant>,
     /// When this was seen.
     pub(crate) seen: Instant,
+    /// It has handed the service over to another replica, which has not taken it yet.
+    pub(crate) has_handed_over: bool,
 }
 
 impl Lease {
@@ -132,7 +134,10 @@ impl Lease {
     pub(crate) fn describe_holder(&self) -> Result<String, String> {
         let now = Instant::now();
         let ago = |at: Instant| humanize::long(now.saturating_duration_since(at));
-        if let Some(Holder { label, epoch, renewed, ends_late, .. }) = self.holder() {
+        if let Some(Holder { label, epoch, renewed, ends_late, has_handed_over, .. }) = self.holder() {
+            if has_handed_over {
+                return Ok(format!("handed over by {label} to another replica, epoch {epoch}"));
+            }
             if let Some(end) = ends_late {
                 let left = humanize::long(end.saturating_duration_since(now));
                 return Ok(format!(
@@ -197,6 +202,13 @@ impl Lease {
         let mut state = self.lock();
         (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
         state.held.take().map(|held| held.epoch)
+    }
+
+    /// Ends the lease here, because the service is handed over to another replica. `label` is that of this one.
+    pub(crate) fn hand_over(&self, label: String) {
+        let (epoch, now) = (self.end().unwrap_or_default(), Instant::now());
+        let holder = Holder { label, epoch, renewed: now, ends_late: None, seen: now, has_handed_over: true };
+        self.lock().holder = Some(holder);
     }
 
     /// Counts code that the loop may have to leave behind, until the result is dropped.
@@ -280,8 +292,10 @@ impl Lease {
     /// Another replica holds the lease. Returns whether the loop has to be notified.
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
         let mut state = self.lock();
+        // If no other replica takes what was handed over, this one does.
+        let is_decided = !holder.has_handed_over;
         (state.holder, state.problem, state.free_since) = (Some(holder), None, None);
-        state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
+        is_decided && state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
     }
 
     /// It cannot be determined which replica holds the lease. Returns whether the loop has to be notified.

@@ -180,8 +180,14 @@ async fn requests_while_a_service_is_handed_over_are_carried_out_by_the_next_hol
     }
     let moved = moved.expect("one of the two is handed over").clone();
     assert_eq!(moved.health().status, HealthStatus::Healthy, "{:?}", moved.health());
-    let requested = tokio::spawn(async move { moved.run_now().await });
-    replicas.run_for(60.0).await;
+    let requested = {
+        let moved = moved.clone();
+        tokio::spawn(async move { moved.run_now().await })
+    };
+    for _ in 0..600 {
+        replicas.run_for(0.1).await;
+        assert_eq!(moved.health().status, HealthStatus::Healthy, "{:?}", moved.health());
+    }
     let report = requested.await.unwrap().unwrap();
     assert!(report.error().is_none(), "{report:?}");
     assert_eq!((before, log.times("a runs").len(), log.times("b runs").len()), (2, 2, 1), "{:?}", log.all());

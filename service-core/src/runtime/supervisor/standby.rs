@@ -105,6 +105,8 @@ impl Supervisor {
         let lease = service.lease.as_ref()?;
         let epoch = self.cx.epoch.unwrap_or_default();
         lease.end();
+        // Until the coordinator knows more.
+        lease.set_problem("this replica has lost it".to_owned());
         let then = if self.once { "the single run ends" } else { "this replica stands by" };
         warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); {then}");
         service.emit(|| ServiceEventKind::LeaseLost { epoch });
@@ -168,7 +170,7 @@ impl Supervisor {
         }
         let epoch = self.cx.epoch.unwrap_or_default();
         let extension = self.invoker.extension.clone();
-        lease.end();
+        lease.hand_over(extension.leases().map(|leases| leases.label()).unwrap_or_default());
         let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             state.status.wait_reason = None;
