@@ -13,6 +13,10 @@ use tokio::time::Instant;
 use crate::humanize;
 use crate::sync::Mutex;
 
+/// A holder stays known for at least this long, whatever the length of its lease: replicas look for it about once a
+/// second.
+const SHORTEST_KNOWN: Duration = Duration::from_secs(3);
+
 /// A clock that also counts while the machine is suspended.
 pub(crate) trait LeaseClock: fmt::Debug + Send + Sync {
     /// Returns the time since some fixed moment.
@@ -126,8 +130,8 @@ impl Lease {
 
     /// Returns the holder, if another replica was seen as such within the time of a lease.
     pub(crate) fn holder(&self) -> Option<Holder> {
-        let now = Instant::now();
-        self.lock().holder.clone().filter(|holder| now.saturating_duration_since(holder.seen) < self.length)
+        let known_for = self.length.max(SHORTEST_KNOWN);
+        self.lock().holder.clone().filter(|holder| holder.seen.elapsed() < known_for)
     }
 
     /// Describes the holder, or returns as an error why none is known.
