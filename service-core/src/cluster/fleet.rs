@@ -186,7 +186,8 @@ impl Fleet {
         self.table.read_replicas(self.live(), LIMIT).await
     }
 
-    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica.
+    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica
+    /// that has started it.
     async fn report(&self, registry: &ServiceRegistry) -> Result<()> {
         let inner = &registry.inner;
         let services: Vec<Arc<RegisteredService>> = inner.services.all();
@@ -209,8 +210,10 @@ impl Fleet {
         }
         let replicas = self.replicas().await?;
         for service in critical {
-            let here = replicas.iter().filter(|replica| replica.is_live);
-            let mut states = here.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
+            let live = replicas.iter().filter(|replica| replica.is_live);
+            let states = live.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
+            // A replica on which it is disabled never runs it. One that starts it writes its row only after that.
+            let mut states = states.filter(|state| *state != ServiceState::Created);
             if states.all(|state| state == ServiceState::Failed) {
                 registry.critical_failure(service.id());
                 break;
