@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use service_core::database::{Override, set_override};
+use service_core::database::{Override, migrate, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -279,6 +279,7 @@ async fn a_single_run_that_loses_its_lease_is_not_repeated(replicas: Bed) {
 }
 
 async fn a_single_run_of_a_paused_service_that_loses_its_lease_ends(replicas: Bed) {
+    migrate(&replicas.db).await.unwrap();
     set_override(&replicas.db, &Override::new("worker", "paused", true)).await.unwrap();
     let (log, ended) = single_run_without_a_lease(&replicas).await;
     assert!(ended.is_err(), "{ended:?}");
