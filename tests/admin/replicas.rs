@@ -24,6 +24,17 @@ impl Invoices {
     }
 }
 
+/// Runs until it is stopped, on one replica at a time.
+#[derive(Default)]
+struct Feed;
+
+#[service(scope = "cluster", discover = false)]
+impl Feed {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
 /// Two replicas on one database, of which the first runs the service.
 struct Two {
     holder: Site,
@@ -160,6 +171,33 @@ async fn buttons_on_a_standby_reach_the_holder_or_say_on_which_replicas_they_act
     assert_eq!(send("stop").await.status, 303);
     assert_eq!(state(&two.standby), ServiceState::Stopped);
     assert_ne!(state(&two.holder), ServiceState::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_a_service_with_run_is_refused_on_every_replica_and_not_recorded() {
+    let mut sites = Vec::new();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    for expected in [ServiceState::Running, ServiceState::Standby] {
+        let site = Site::of(builder().admin("127.0.0.1:0").database_url(&url).service_of::<Feed>("feed")).await;
+        let feed = site.services.get("feed").unwrap();
+        eventually(async || feed.state() == expected).await;
+        let refused = site.post("/services/feed/run", "").await;
+        assert!(refused.status == 409 && refused.error().contains("its `run` continues"), "{refused:?}");
+        assert_eq!(site.get("/audit").await.json(), serde_json::json!([]));
+        sites.push(site);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_paused_in_the_process_of_a_standby_can_be_paused_for_all() {
+    let (two, _db, _dir) = Two::on_sqlite().await;
+    two.standby.services.get("invoices").unwrap().pause().await.unwrap();
+    let answer = two.standby.post("/services/invoices/pause", "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    eventually(async || state(&two.holder) == ServiceState::Paused).await;
+    let again = two.standby.post("/services/invoices/pause", "").await;
+    assert!(again.status == 409 && again.error().contains("it is paused already"), "{again:?}");
 }
 
 /// Requests two runs from a replica that stands by. One of them fails.

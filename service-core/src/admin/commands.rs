@@ -194,8 +194,11 @@ async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by:
     let id = handle.id();
     let why_not = {
         let state = handle.service.inner.lock();
+        // A pause in this process does not concern the replica that runs the service.
+        let runs_here = state.serves_requests() && state.state() != ServiceState::Standby;
+        let is_paused = state.requests.paused_by_override.is_some() || runs_here && state.requests.paused.is_some();
         match state.state() {
-            _ if state.requests.is_paused() => Some("it is paused already"),
+            _ if is_paused => Some("it is paused already"),
             _ if handle.service.inner.lease.is_some() || store.has_replicas() => None,
             ServiceState::Created | ServiceState::Stopped | ServiceState::Draining | ServiceState::Failed => {
                 Some(state.why_down())

@@ -216,7 +216,7 @@ fn known_here(app: &App, service: &RegisteredService, this: &str) -> ClusterServ
         renewed: None,
     });
     let seen = || {
-        let holder = lease?.holder()?;
+        let holder = lease?.holder().filter(|holder| !holder.has_handed_over)?;
         let renewed = Some(Instant::now().saturating_duration_since(holder.renewed));
         Some(LeaseHolder { replica: None, label: holder.label, is_this: false, epoch: holder.epoch, renewed })
     };
@@ -248,7 +248,8 @@ fn assess(id: &str, is_here: bool, row: Option<&LeaseRow>, replicas: &[Replica])
     match held {
         None => {
             let stands_by = |replica: &Replica| replica.service(id).is_some_and(|it| it.state == ServiceState::Standby);
-            if live().any(stands_by) {
+            // A replica to which it is handed over takes it soon.
+            if !row.is_some_and(|row| row.is_reserved) && live().any(stands_by) {
                 let last = row.filter(|row| !row.label.is_empty()).map(|row| format!("; {} held it last", row.label));
                 let reason = format!("no replica holds the lease{}", last.unwrap_or_default());
                 service.add(HealthStatus::Unhealthy, reason);

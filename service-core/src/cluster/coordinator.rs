@@ -31,6 +31,9 @@ use crate::service::outcome::RunReport;
 
 /// How often a replica that stands by looks for leases that are free.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long a lease has been free before a replica takes it on which the service is paused. Longer than the
+/// precedence of a replica to which the service is handed over.
+const PAUSED_WAIT: Duration = Duration::from_secs(7);
 /// The wait after another replica was faster.
 const RACE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a task without work checks that the registry still exists.
@@ -340,7 +343,14 @@ impl Shared {
                     first_free = Some(first_free.map_or(row.left, |first| first.min(row.left)));
                 }
                 // Handed over to another replica, which may take it first.
-                Some(row) if row.is_reserved => first_free = Some(POLL_INTERVAL),
+                Some(row) if row.is_reserved => {
+                    set_holder(leased, row);
+                    first_free = Some(POLL_INTERVAL);
+                }
+                // Paused in this process only, it would run on no replica. Another one may take it first.
+                _ if is_paused_here(&leased.0) && leased.1.free_for() < PAUSED_WAIT => {
+                    first_free = Some(POLL_INTERVAL);
+                }
                 row => free.push((leased, row.is_none())),
             }
         }
@@ -408,13 +418,20 @@ fn held(services: &Services) -> Vec<Held> {
     held.collect()
 }
 
+/// Whether the service is paused in this process, and not by an override, which all replicas have.
+fn is_paused_here(service: &RegisteredService) -> bool {
+    let requests = &service.inner.lock().requests;
+    requests.paused.is_some() && requests.paused_by_override.is_none()
+}
+
 fn set_holder((service, lease): &Leased, row: &LeaseRow) {
     let now = Instant::now();
     let renewed = now.checked_sub(row.renewed).unwrap_or(now);
     // A lease that lasts longer than one that was renewed just now.
     let is_ahead = row.renewed.is_zero() && row.left > lease.length;
     let ends_late = now.checked_add(row.left).filter(|_| is_ahead);
-    if lease.set_holder(Holder { label: row.label.clone(), epoch: row.epoch, renewed, ends_late, seen: now }) {
+    let (label, has_handed_over) = (row.label.clone(), row.left.is_zero());
+    if lease.set_holder(Holder { label, epoch: row.epoch, renewed, ends_late, seen: now, has_handed_over }) {
         wake(service);
     }
 }

@@ -70,11 +70,13 @@ pub(super) struct Fleet {
     answered: Notify,
     /// Locked while requests are carried out.
     serving: tokio::sync::Mutex<()>,
+    /// The requests that this replica has carried out or does.
+    known: Arc<Mutex<Known>>,
     /// Locked for reading by each task that stores the report of a requested run.
     reporting: Arc<RwLock<()>>,
 }
 
-/// The requests that this replica has carried out or does, and since when. They are kept for as long as they are
+/// Requests, and since when they are known. They are kept for as long as they are
 /// stored: if the clock of the database is set back, they are read again.
 type Known = BTreeMap<String, Instant>;
 
@@ -124,6 +126,7 @@ impl Fleet {
             to_compete,
             answered: Notify::new(),
             serving: tokio::sync::Mutex::default(),
+            known: Arc::default(),
             reporting: Arc::default(),
         }
     }
@@ -133,7 +136,6 @@ impl Fleet {
     /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
     pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
         let mut reported: Option<Instant> = None;
-        let mut known = Known::default();
         let mut unwritten = Unwritten::default();
         loop {
             let Some(inner) = registry.upgrade() else { return };
@@ -162,7 +164,7 @@ impl Fleet {
                 }
             }
             let waits = self.send_wakes(false).await;
-            if let Err(error) = self.serve(&registry, &mut known).await {
+            if let Err(error) = self.serve(&registry).await {
                 debug!("the requests of other replicas cannot be read: {error:#}");
             }
             drop(registry);
@@ -217,7 +219,8 @@ impl Fleet {
         self.table.read_replicas(self.live(), LIMIT).await
     }
 
-    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica.
+    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica
+    /// that has started it.
     async fn report(&self, registry: &ServiceRegistry) -> Result<()> {
         let inner = &registry.inner;
         let services: Vec<Arc<RegisteredService>> = inner.services.all();
@@ -245,8 +248,10 @@ impl Fleet {
         }
         let replicas = self.replicas().await?;
         for service in critical {
-            let here = replicas.iter().filter(|replica| replica.is_live);
-            let mut states = here.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
+            let live = replicas.iter().filter(|replica| replica.is_live);
+            let states = live.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
+            // A replica on which it is disabled never runs it. One that starts it writes its row only after that.
+            let mut states = states.filter(|state| *state != ServiceState::Created);
             if states.all(|state| state == ServiceState::Failed) {
                 registry.critical_failure(service.id());
                 break;
@@ -293,14 +298,14 @@ impl Fleet {
     }
 
     /// Carries out what other replicas request.
-    async fn serve(&self, registry: &ServiceRegistry, known: &mut Known) -> Result<()> {
+    async fn serve(&self, registry: &ServiceRegistry) -> Result<()> {
         let _serving = self.serving.lock().await;
         let requests = self.table.read_requests(LIMIT).await?;
-        known.retain(|_, since| since.elapsed() < FORGOTTEN);
+        self.known.lock().retain(|_, since| since.elapsed() < FORGOTTEN);
         let mut failed = Ok(());
         for request in requests {
             let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
-            if let Err(error) = self.serve_one(registry, known, service, request).await {
+            if let Err(error) = self.serve_one(registry, service, request).await {
                 // The others do not wait for it.
                 failed = Err(error);
             }
@@ -311,13 +316,12 @@ impl Fleet {
     async fn serve_one(
         &self,
         registry: &ServiceRegistry,
-        known: &mut Known,
         service: Arc<RegisteredService>,
         request: Request,
     ) -> Result<()> {
         match request.action {
             Action::Reset => {
-                let is_new = known.insert(request.id, Instant::now()).is_none();
+                let is_new = self.known.lock().insert(request.id, Instant::now()).is_none();
                 if is_new && service.inner.lock().state() == ServiceState::Failed {
                     let handle = registry.handle(service);
                     // Its start may take long. If it fails, the service is `Failed` again.
@@ -327,7 +331,7 @@ impl Fleet {
             // Else another replica takes it, or this one later.
             Action::Wake if service.inner.serves_other_replicas(false) => {
                 // If it cannot be removed, it is served once, and its removal is tried again.
-                let is_new = known.insert(request.version(), Instant::now()).is_none();
+                let is_new = self.known.lock().insert(request.version(), Instant::now()).is_none();
                 let removed = self.table.remove_wake(&request, LIMIT).await;
                 // It may be removed also if the answer is an error. The run begins after the removal.
                 if is_new && !service.inner.wake_for_others() {
@@ -336,12 +340,13 @@ impl Fleet {
                 }
                 removed?;
             }
-            Action::Run if !known.contains_key(&request.id) && service.inner.serves_other_replicas(true) => {
+            Action::Run if !self.is_known(&request.id) && service.inner.serves_other_replicas(true) => {
                 if self.table.take_request(&request.id, LIMIT).await? {
                     let id = request.id.clone();
-                    match self.carry_out(&service.inner, request) {
-                        true => _ = known.insert(id, Instant::now()),
-                        false => self.table.give_back(&id, LIMIT).await?,
+                    self.known.lock().insert(id.clone(), Instant::now());
+                    if !self.carry_out(&service.inner, request) {
+                        self.known.lock().remove(&id);
+                        self.table.give_back(&id, LIMIT).await?;
                     }
                 }
             }
@@ -350,32 +355,47 @@ impl Fleet {
         Ok(())
     }
 
-    /// Makes a run that was requested, and stores its report. Returns `false` if the service has stopped or is handed
-    /// over since.
+    fn is_known(&self, id: &str) -> bool {
+        self.known.lock().contains_key(id)
+    }
+
+    /// Makes a run that was requested, and stores its report. If the service stops or loses its lease before the run
+    /// begins, the next holder makes it. Returns `false` if the service has stopped or is handed over since.
     fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) -> bool {
         let (waiter, report) = oneshot::channel();
-        let requested = service.request_run(Some(waiter));
+        let requested = service.request_next_run(Some(waiter));
         if requested.is_err() && !service.serves_other_replicas(true) {
             return false;
         }
-        let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
-        let carried_out_by = service.clone();
+        let (table, known, service) = (self.table.clone(), self.known.clone(), service.clone());
         // An error means that the shutdown waits already.
         let reporting = self.reporting.clone().try_read_owned();
         tokio::spawn(async move {
             let _reporting = reporting;
             let report = match requested {
-                Ok(()) => report.await.map_err(|_| carried_out_by.ended_before_run()),
-                Err(error) => Err(error),
+                Ok(before) => match report.await {
+                    Err(_) if service.lock().status.stats.runs == before => None,
+                    report => Some(report.map_err(|_| service.ended_before_run())),
+                },
+                Err(error) => Some(Err(error)),
             };
             let ended = Instant::now();
-            while let Err(error) = table.write_report(&request.id, &report, LIMIT).await {
-                debug!(service.id = %id, "the report of a requested run cannot be stored yet: {error:#}");
+            let store = async || match &report {
+                Some(report) => table.write_report(&request.id, report, LIMIT).await,
+                None => table.give_back(&request.id, LIMIT).await,
+            };
+            while let Err(error) = store().await {
+                debug!(service.id = %service.id, "the report of a requested run cannot be stored yet: {error:#}");
                 // Who waits for the report gets an error as soon as the lease is lost.
-                if ended.elapsed() > VOID_AFTER && !lease.as_ref().is_some_and(|lease| lease.is_held()) {
+                if ended.elapsed() > VOID_AFTER && !service.lease.as_ref().is_some_and(|lease| lease.is_held()) {
                     return;
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            if report.is_none() {
+                // The next holder may be this replica.
+                known.lock().remove(&request.id);
+                table.notify_replicas();
             }
         });
         true

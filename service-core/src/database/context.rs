@@ -109,6 +109,8 @@ impl Context {
     /// failed run had already committed, even if the answer to the commit was lost, this method returns an error in
     /// each retry, until the run is given up.
     ///
+    /// The clocks of the processes must not differ by more than 3 h: otherwise a fire can be served twice.
+    ///
     /// Does nothing in these runs: a run that was woken or requested; a run of a service without a cron schedule; a run
     /// that follows [`again()`](crate::Outcome::again), because its fire is recorded already. Needs `catch_up`, which
     /// is `latest` with `scope = "cluster"`.

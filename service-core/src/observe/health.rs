@@ -24,8 +24,8 @@ use crate::service::state::ServiceState;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum HealthStatus {
-    /// The service works, is starting, stands by for a known holder, is stopping, has stopped itself without a failure,
-    /// or is disabled.
+    /// The service works, is starting, stands by for a known holder and is not paused in this process, is stopping, has
+    /// stopped itself without a failure, or is disabled.
     Healthy,
     /// The service works with restrictions, or it was paused, stopped or never started.
     Degraded,
@@ -323,9 +323,14 @@ fn assess_standby(service: &ServiceInner, snapshot: &Snapshot, now: Instant) -> 
         Ok(holder) => (HealthStatus::Healthy, format!("standby: {holder}")),
         Err(why) => (HealthStatus::Unhealthy, format!("standby: {why}")),
     };
-    match blocked(snapshot, now) {
-        Some(blocked) => (HealthStatus::Unhealthy, format!("{standby}; {blocked}")),
-        None => (status, standby),
+    match (blocked(snapshot, now), snapshot.paused) {
+        (Some(blocked), _) => (HealthStatus::Unhealthy, format!("{standby}; {blocked}")),
+        // Only in this process: other replicas do not hand the service over to this one.
+        (None, Some(by)) => {
+            let who = if by == PausedBy::Itself { "itself" } else { "an operator" };
+            (status.max(HealthStatus::Degraded), format!("{standby}; paused by {who} on this replica only"))
+        }
+        (None, None) => (status, standby),
     }
 }
 

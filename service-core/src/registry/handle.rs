@@ -285,14 +285,17 @@ impl ServiceHandle {
             self.inner().request_run(None)?;
             return Ok(RunReport::default());
         }
+        // No replica makes a single run of a service with `run`.
+        let is_long = self.inner().lock().requests.options.long_run().is_some();
+        let leases = || self.registry.inner.extension.leases().filter(|_| !is_long);
         let elsewhere = self.state() == ServiceState::Standby || self.runs_elsewhere().await;
-        if let Some(leases) = self.registry.inner.extension.leases().filter(|_| elsewhere) {
+        if let Some(leases) = leases().filter(|_| elsewhere) {
             return self.registry.waiting(leases.request_run(self.inner())).await;
         }
         let (waiter, report) = oneshot::channel();
         if let Err(error) = self.inner().request_run(Some(waiter)) {
             // It may have been handed over since.
-            let leases = self.registry.inner.extension.leases().filter(|_| self.state() == ServiceState::Standby);
+            let leases = leases().filter(|_| self.state() == ServiceState::Standby);
             let Some(leases) = leases else { return Err(error) };
             return self.registry.waiting(leases.request_run(self.inner())).await;
         }

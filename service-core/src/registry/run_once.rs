@@ -29,8 +29,8 @@ impl ServiceRegistry {
     /// # Errors
     /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made
     /// instance has ended; a shutdown is in progress; a stop came before the run; another replica holds the lease,
-    /// which the error names; or the framework's tables cannot be created. If `configure` or the run itself fails,
-    /// panics or takes too long, the error is in the report.
+    /// which the error names; the lease was lost before the run had ended; or the framework's tables cannot be created.
+    /// If `configure` or the run itself fails, panics or takes too long, the error is in the report.
     ///
     /// ```standalone_crate
     /// use service_core::prelude::*;
@@ -92,7 +92,7 @@ impl ServiceRegistry {
             let refusal = service.inner.lease.as_ref().and_then(|lease| lease.take_refusal());
             refusal.map_or_else(
                 || service.inner.ended_before_run(),
-                |why| Error::msg(format!("service `{}` cannot run here: {why}", service.id())),
+                |why| Error::msg(format!("service `{}` {why}", service.id())),
             )
         })
     }

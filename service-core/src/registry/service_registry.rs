@@ -137,10 +137,13 @@ impl ServiceRegistry {
 
     /// Wakes a service, here or on the replica that holds its lease.
     pub(crate) fn wake(&self, service: &ServiceInner) {
+        // If it has begun to stand by since this check, its loop forwards the wake-up.
+        if !service.stands_by() && service.request_wake() {
+            return;
+        }
         let is_elsewhere = || service.stands_by() || service.has_ended_here() && self.session().is_open();
-        match self.inner.extension.leases().filter(|_| is_elsewhere()) {
-            Some(leases) => leases.forward_wake(&service.id),
-            None => service.request_wake(),
+        if let Some(leases) = self.inner.extension.leases().filter(|_| is_elsewhere()) {
+            leases.forward_wake(&service.id);
         }
     }
 

@@ -68,9 +68,6 @@ impl ServiceRegistry {
         self.start_companions().await?;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
-        if session.is_open() {
-            self.join_replicas();
-        }
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
@@ -117,6 +114,10 @@ impl ServiceRegistry {
                 Err(_) if !session.is_open() => break,
                 Err(error) => return Err(error),
             }
+        }
+        // Other replicas see only services that have begun, and those that do not start.
+        if session.is_open() {
+            self.join_replicas();
         }
         // All services have begun before the first one runs and perhaps fails.
         for supervisor in loops {

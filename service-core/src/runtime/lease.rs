@@ -13,6 +13,10 @@ use tokio::time::Instant;
 use crate::humanize;
 use crate::sync::Mutex;
 
+/// A holder stays known for at least this long, whatever the length of its lease: replicas look for it about once a
+/// second.
+const SHORTEST_KNOWN: Duration = Duration::from_secs(3);
+
 /// A clock that also counts while the machine is suspended.
 pub(crate) trait LeaseClock: fmt::Debug + Send + Sync {
     /// Returns the time since some fixed moment.
@@ -38,6 +42,8 @@ struct State {
     grant: Option<Grant>,
     held: Option<Held>,
     holder: Option<Holder>,
+    /// Since when this replica leaves a lease that is free to others.
+    free_since: Option<Instant>,
     /// Why the holder cannot be determined, since the last answer of the database.
     problem: Option<String>,
     /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a
@@ -45,7 +51,7 @@ struct State {
     moved: Option<(Instant, Duration)>,
     /// The replica to which the service is to be handed over as soon as it is idle.
     moves_to: Option<String>,
-    /// Why a single run was refused.
+    /// Why a single run was refused, or could not end.
     refusal: Option<String>,
     /// It is known whether another replica holds the lease, or that this cannot be determined.
     is_decided: bool,
@@ -101,6 +107,8 @@ pub(crate) struct Holder {
     pub(crate) ends_late: Option<Instant>,
     /// When this was seen.
     pub(crate) seen: Instant,
+    /// It has handed the service over to another replica, which has not taken it yet.
+    pub(crate) has_handed_over: bool,
 }
 
 impl Lease {
@@ -122,15 +130,18 @@ impl Lease {
 
     /// Returns the holder, if another replica was seen as such within the time of a lease.
     pub(crate) fn holder(&self) -> Option<Holder> {
-        let now = Instant::now();
-        self.lock().holder.clone().filter(|holder| now.saturating_duration_since(holder.seen) < self.length)
+        let known_for = self.length.max(SHORTEST_KNOWN);
+        self.lock().holder.clone().filter(|holder| holder.seen.elapsed() < known_for)
     }
 
     /// Describes the holder, or returns as an error why none is known.
     pub(crate) fn describe_holder(&self) -> Result<String, String> {
         let now = Instant::now();
         let ago = |at: Instant| humanize::long(now.saturating_duration_since(at));
-        if let Some(Holder { label, epoch, renewed, ends_late, .. }) = self.holder() {
+        if let Some(Holder { label, epoch, renewed, ends_late, has_handed_over, .. }) = self.holder() {
+            if has_handed_over {
+                return Ok(format!("handed over by {label} to another replica, epoch {epoch}"));
+            }
             if let Some(end) = ends_late {
                 let left = humanize::long(end.saturating_duration_since(now));
                 return Ok(format!(
@@ -160,8 +171,8 @@ impl Lease {
     /// The loop waits for the lease from now on, or no longer does.
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
         let mut state = self.lock();
-        state.is_wanted = is_wanted;
-        state.is_decided = false;
+        (state.is_wanted, state.is_decided) = (is_wanted, false);
+        (state.free_since, state.refusal) = (None, None);
     }
 
     /// Whether it is known that this replica does not get the lease now.
@@ -172,10 +183,15 @@ impl Lease {
     /// A single run does not wait for the lease.
     pub(crate) fn refuse(&self) {
         let refusal = self.describe_holder().map_or_else(|why| why, |holder| format!("its lease is {holder}"));
-        self.lock().refusal = Some(refusal);
+        self.lock().refusal = Some(format!("cannot run here: {refusal}"));
     }
 
-    /// Returns why a single run was refused, if it was.
+    /// The lease was lost in a single run. What follows it must not be a second one.
+    pub(crate) fn end_single_run(&self) {
+        self.lock().refusal = Some("lost its lease before its single run had ended".to_owned());
+    }
+
+    /// Returns why a single run was refused or could not end, if so.
     pub(crate) fn take_refusal(&self) -> Option<String> {
         self.lock().refusal.take()
     }
@@ -190,6 +206,13 @@ impl Lease {
         let mut state = self.lock();
         (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
         state.held.take().map(|held| held.epoch)
+    }
+
+    /// Ends the lease here, because the service is handed over to another replica. `label` is that of this one.
+    pub(crate) fn hand_over(&self, label: String) {
+        let (epoch, now) = (self.end().unwrap_or_default(), Instant::now());
+        let holder = Holder { label, epoch, renewed: now, ends_late: None, seen: now, has_handed_over: true };
+        self.lock().holder = Some(holder);
     }
 
     /// Counts code that the loop may have to leave behind, until the result is dropped.
@@ -242,8 +265,14 @@ impl Lease {
         }
         (state.is_wanted, state.grant, state.holder, state.problem) = (false, Some(grant), None, None);
         (state.moved, state.moves_to) = (grant.moved.map(|age| (grant.at, age)), None);
+        state.free_since = None;
         state.held = Some(Held { epoch: grant.epoch, until });
         true
+    }
+
+    /// The lease is free, and is left to other replicas. Returns for how long so far.
+    pub(crate) fn free_for(&self) -> Duration {
+        self.lock().free_since.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Extends the lease of this epoch. A lease whose time is over stays lost.
@@ -267,8 +296,10 @@ impl Lease {
     /// Another replica holds the lease. Returns whether the loop has to be notified.
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
         let mut state = self.lock();
-        (state.holder, state.problem) = (Some(holder), None);
-        state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
+        // If no other replica takes what was handed over, this one does.
+        let is_decided = !holder.has_handed_over;
+        (state.holder, state.problem, state.free_since) = (Some(holder), None, None);
+        is_decided && state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
     }
 
     /// It cannot be determined which replica holds the lease. Returns whether the loop has to be notified.

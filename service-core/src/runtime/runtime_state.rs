@@ -262,13 +262,19 @@ impl RuntimeState {
         }
     }
 
-    /// `is_request`: it is not a notification, which other replicas may have received, too.
-    pub(super) fn request_wake(&mut self, is_request: bool) {
+    /// `is_request`: it is not a notification, which other replicas may have received, too. Returns whether there is a
+    /// loop that serves it. On standby, the loop forwards it to the holder.
+    pub(super) fn request_wake(&mut self, is_request: bool) -> bool {
         self.requests.wake_requested |= is_request;
-        let is_long = self.requests.options.long_run().is_some();
-        if self.serves_requests() && !is_long && !std::mem::replace(&mut self.requests.woken, true) {
+        let options = &self.requests.options;
+        let is_dropped = options.long_run().is_some()
+            // The holder has received the notification, too.
+            || !is_request && !options.wake_on.is_empty() && self.state() == ServiceState::Standby;
+        let serves = self.serves_requests();
+        if serves && !is_dropped && !std::mem::replace(&mut self.requests.woken, true) {
             self.wake();
         }
+        serves
     }
 
     pub(super) fn request_pause(&mut self, service: &str, by: PausedBy) -> Result<()> {

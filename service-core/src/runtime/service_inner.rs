@@ -211,10 +211,16 @@ impl ServiceInner {
     }
 
     pub(crate) fn request_run(&self, waiter: Option<oneshot::Sender<RunReport>>) -> Result<()> {
+        self.request_next_run(waiter).map(drop)
+    }
+
+    /// As [`request_run`](Self::request_run). Returns how many runs have begun so far: if the waiter is dropped and
+    /// there are no more then, the requested run has not begun.
+    pub(crate) fn request_next_run(&self, waiter: Option<oneshot::Sender<RunReport>>) -> Result<u64> {
         let mut state = self.lock();
         state.request_run(&self.id)?;
         state.requests.waiters.extend(waiter);
-        Ok(())
+        Ok(state.status.stats.runs)
     }
 
     /// The error of a requested run whose report will not come.
@@ -229,9 +235,9 @@ impl ServiceInner {
     }
 
     /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls
-    /// before that run are one run. Does nothing if the service does not run.
-    pub(crate) fn request_wake(&self) {
-        self.lock().request_wake(true);
+    /// before that run are one run. Returns `false`, and does nothing, if the service does not run.
+    pub(crate) fn request_wake(&self) -> bool {
+        self.lock().request_wake(true)
     }
 
     /// As [`request_wake`](Self::request_wake), for a topic. A replica on standby has nothing to do: the holder is

@@ -17,6 +17,7 @@ on_each! {
     a_reset_on_any_replica_clears_all_of_them,
     the_count_of_failures_belongs_to_the_holder,
     a_critical_service_shuts_down_when_it_has_failed_everywhere,
+    a_critical_service_shuts_down_although_it_is_disabled_on_another_replica,
     an_instance_that_cannot_be_built_is_retried_by_the_holder,
     a_replica_that_is_cut_off_loses_its_claims_and_completes_nothing,
 }
@@ -124,6 +125,23 @@ async fn a_critical_service_shuts_down_when_it_has_failed_everywhere(replicas: B
         let error = services.closed().await.unwrap_err().to_string();
         assert!(error.contains("service `fragile` failed"), "{error}");
     }
+}
+
+async fn a_critical_service_shuts_down_although_it_is_disabled_on_another_replica(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let build = || Fragile { name: "a", log: Log::new(), fails: Arc::new(AtomicBool::new(true)) };
+    let options = ServiceOptions::new().critical(true);
+    let there = other.services().await;
+    there.register_fn("fragile", build).options(options.clone().enabled(false)).await.unwrap();
+    super::start(&other, "b", &log, 0.0).await;
+    let here = replicas.bed.services().await;
+    let a = here.register_fn("fragile", build).options(options).await.unwrap();
+    a.start().await.unwrap();
+    let stopping = tokio::spawn(async move { here.stopping().await });
+    replicas.run_for(150.0).await;
+    assert_eq!(there.get("fragile").unwrap().state(), ServiceState::Created);
+    assert_eq!(a.state(), ServiceState::Failed);
+    assert!(stopping.is_finished(), "no replica can run it");
 }
 
 async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Bed) {

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use sea_orm::DbBackend;
+use service_core::database::{Override, migrate, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::Log;
+use super::{Log, Worker};
 use crate::bed::{Bed, on_each};
 
 on_each! {
     any_replica_shows_all_of_them,
     a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
     the_error_of_such_a_run_is_in_its_report,
+    a_run_of_a_service_with_run_is_refused_on_a_standby_as_on_the_holder,
     a_standby_forwards_wake_ups_to_the_holder,
     a_commit_on_a_standby_wakes_the_holder,
     a_wake_up_that_the_holder_has_served_is_over_for_the_standby,
@@ -20,6 +22,8 @@ on_each! {
     a_request_that_no_replica_takes_is_void_after_a_minute,
     a_single_run_takes_the_lease_or_names_the_holder,
     a_single_run_leaves_no_row,
+    a_single_run_that_loses_its_lease_is_not_repeated,
+    a_single_run_of_a_paused_service_that_loses_its_lease_ends,
     a_replica_on_which_the_service_is_stopped_reaches_the_holder,
     a_replica_that_shuts_down_leaves_no_lease_and_no_row,
     a_wake_up_whose_request_cannot_be_removed_is_one_run,
@@ -92,6 +96,29 @@ async fn the_error_of_such_a_run_is_in_its_report(replicas: Bed) {
     let (_log, _other, _a, b) = two(&replicas).await;
     let report = b.run_now().await.unwrap();
     assert_eq!(report.error().unwrap().to_string(), "every second run fails");
+}
+
+/// Runs until it is stopped.
+#[derive(Default)]
+struct Feed;
+
+#[service(scope = "cluster", lease = 30, discover = false)]
+impl Feed {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
+async fn a_run_of_a_service_with_run_is_refused_on_a_standby_as_on_the_holder(replicas: Bed) {
+    let other = replicas.other().await;
+    let a = replicas.bed.start_of::<Feed>().await;
+    let b = other.start_of::<Feed>().await;
+    replicas.run_for(2.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    let [here, there] = [a.run_now().await.unwrap_err(), b.run_now().await.unwrap_err()];
+    assert!(there.find::<service_core::StateError>().is_some(), "{there:?}");
+    assert_eq!(here.to_string(), there.to_string());
+    assert_eq!(replicas.number("SELECT count(*) FROM service_request").await, 0);
 }
 
 async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Bed) {
@@ -227,6 +254,39 @@ async fn a_single_run_leaves_no_row(replicas: Bed) {
     services.get("on_demand").unwrap().start().await.unwrap();
     replicas.run_for(2.0).await;
     assert_eq!(rows().await, 1);
+}
+
+/// The lease of a single run expires, and is free again. Returns what happened, and how the call ended.
+async fn single_run_without_a_lease(replicas: &Bed) -> (Log, Result<RunReport>) {
+    let (log, services) = (Log::new(), replicas.bed.services().await);
+    let build = {
+        let log = log.clone();
+        move || Worker { name: "a", log: log.clone(), works: Duration::from_secs(1000) }
+    };
+    services.register_fn("worker", build).await.unwrap();
+    let single = tokio::spawn(async move { services.run_once("worker").await });
+    replicas.run_for(5.0).await;
+    assert_eq!(log.times("a runs").len(), 1);
+    replicas.execute("UPDATE service_lease SET expires_at = 0").await;
+    replicas.run_for(60.0).await;
+    assert!(single.is_finished(), "{:?}", log.all());
+    (log, single.await.unwrap())
+}
+
+async fn a_single_run_that_loses_its_lease_is_not_repeated(replicas: Bed) {
+    let (log, ended) = single_run_without_a_lease(&replicas).await;
+    let error = ended.unwrap_err().to_string();
+    assert!(error.contains("`worker` lost its lease before its single run had ended"), "{error}");
+    assert_eq!((log.times("a runs").len(), log.times("a cleans up").len()), (1, 1), "{:?}", log.all());
+    assert_eq!(replicas.bed.services().await.get("worker").unwrap().state(), ServiceState::Stopped);
+}
+
+async fn a_single_run_of_a_paused_service_that_loses_its_lease_ends(replicas: Bed) {
+    migrate(&replicas.db).await.unwrap();
+    set_override(&replicas.db, &Override::new("worker", "paused", true)).await.unwrap();
+    let (log, ended) = single_run_without_a_lease(&replicas).await;
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(log.times("a runs").len(), 1, "{:?}", log.all());
 }
 
 async fn a_replica_on_which_the_service_is_stopped_reaches_the_holder(replicas: Bed) {

@@ -1,17 +1,23 @@
 //! Requests to a replica that does not run the service any more, or not yet: the next holder carries them out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use service_core::database::Item;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
 use super::Log;
 use crate::bed::{Bed, on_each};
+use crate::tables::{job, jobs};
 
 on_each! {
     a_wake_up_that_arrived_in_the_last_run_of_a_holder_is_served_by_the_next,
     a_wake_up_during_the_stop_of_the_holder_is_served_by_the_next,
     a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_next,
+    a_run_that_was_requested_before_the_holder_stops_is_made_by_the_next,
+    a_run_that_was_requested_before_the_only_holder_stops_is_an_error,
     requests_during_a_single_run_wait_for_the_next_holder,
     requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
     a_shutdown_passes_a_wake_up_on,
@@ -20,6 +26,9 @@ on_each! {
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
     a_replica_on_standby_that_stops_makes_no_run_of_a_notification,
     the_report_of_a_run_that_ends_in_an_outage_arrives_later,
+    after_a_lost_lease_the_end_of_an_outage_makes_a_run_due_on_the_next_holder,
+    after_a_stop_the_end_of_an_outage_makes_a_run_due_on_the_next_holder,
+    failed_rows_without_an_outage_make_no_run_due_on_the_next_holder,
     many_wake_ups_are_few_requests,
     an_old_request_whose_answer_was_lost_is_not_carried_out,
 }
@@ -103,6 +112,37 @@ async fn a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_ne
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
 }
 
+/// The holder has taken the request, and stops before that run begins.
+async fn request_before_the_stop(replicas: &Bed, is_last: bool) -> (Log, Result<RunReport>) {
+    let (log, _other, a, b) = two(replicas).await;
+    let requested = {
+        let b = b.clone();
+        tokio::spawn(async move { b.run_now().await })
+    };
+    replicas.run_for(5.0).await;
+    assert_eq!(replicas.number("SELECT count(*) FROM service_request WHERE taken_by IS NOT NULL").await, 1);
+    stop(&a);
+    if is_last {
+        stop(&b);
+    }
+    replicas.run_for(120.0).await;
+    (log, requested.await.unwrap())
+}
+
+async fn a_run_that_was_requested_before_the_holder_stops_is_made_by_the_next(replicas: Bed) {
+    let (log, report) = request_before_the_stop(&replicas, false).await;
+    let report = report.unwrap();
+    assert!(report.error().is_none(), "{report:?}");
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_run_that_was_requested_before_the_only_holder_stops_is_an_error(replicas: Bed) {
+    let (log, report) = request_before_the_stop(&replicas, true).await;
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("no replica has taken the request"), "{error}");
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0), "{:?}", log.all());
+}
+
 async fn requests_during_a_single_run_wait_for_the_next_holder(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log).await;
@@ -140,8 +180,14 @@ async fn requests_while_a_service_is_handed_over_are_carried_out_by_the_next_hol
     }
     let moved = moved.expect("one of the two is handed over").clone();
     assert_eq!(moved.health().status, HealthStatus::Healthy, "{:?}", moved.health());
-    let requested = tokio::spawn(async move { moved.run_now().await });
-    replicas.run_for(60.0).await;
+    let requested = {
+        let moved = moved.clone();
+        tokio::spawn(async move { moved.run_now().await })
+    };
+    for _ in 0..600 {
+        replicas.run_for(0.1).await;
+        assert_eq!(moved.health().status, HealthStatus::Healthy, "{:?}", moved.health());
+    }
     let report = requested.await.unwrap().unwrap();
     assert!(report.error().is_none(), "{report:?}");
     assert_eq!((before, log.times("a runs").len(), log.times("b runs").len()), (2, 2, 1), "{:?}", log.all());
@@ -231,6 +277,85 @@ async fn the_report_of_a_run_of_more_than_an_hour_arrives() {
     let report = requested.await.unwrap().unwrap();
     assert_eq!((report.error().is_none(), report.duration()), (true, Duration::from_secs(3700)));
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0));
+}
+
+/// Sends each row to an API, which may be away.
+struct Sender {
+    name: &'static str,
+    log: Log,
+    fails: Arc<AtomicBool>,
+}
+
+#[service(interval = "1h", needs = ["api"], scope = "cluster", lease = 30, discover = false)]
+impl Sender {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        self.log.add(format!("{} runs", self.name));
+        let send = async |_: &Item<job::Entity>| match self.fails.load(Ordering::SeqCst) {
+            true => Err(Error::msg("connection refused")),
+            false => Ok(()),
+        };
+        cx.claim_each::<job::Entity>(10).for_each(send).await
+    }
+}
+
+/// Two replicas. The rows of the first run on the first one have failed. If the API `is_away`, each replica knows that.
+async fn two_senders(mut replicas: Bed, is_away: bool) -> (Log, Bed, TestBed, Arc<AtomicBool>, [ServiceHandle; 2]) {
+    jobs(&replicas.db, 3).await;
+    let (log, fails) = (Log::new(), Arc::new(AtomicBool::new(true)));
+    let probed = |bed: TestBed| {
+        let fails = fails.clone();
+        bed.with(move |builder| {
+            builder.probe("api", Duration::from_secs(10), async move || match is_away && fails.load(Ordering::SeqCst) {
+                true => Err("connection refused"),
+                false => Ok(()),
+            })
+        })
+    };
+    let other = probed(replicas.other().await);
+    replicas.bed = probed(replicas.bed);
+    let start = async |bed: &TestBed, name| {
+        let (log, fails) = (log.clone(), fails.clone());
+        bed.start_fn(move || Sender { name, log: log.clone(), fails: fails.clone() }).await
+    };
+    let services = [start(&replicas.bed, "a").await, start(&other, "b").await];
+    replicas.run_for(30.0).await;
+    assert_eq!(services.each_ref().map(ServiceHandle::state), [ServiceState::Running, ServiceState::Standby]);
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0), "{:?}", log.all());
+    (log, replicas, other, fails, services)
+}
+
+async fn after_a_lost_lease_the_end_of_an_outage_makes_a_run_due_on_the_next_holder(replicas: Bed) {
+    let (log, replicas, _other, fails, [a, b]) = two_senders(replicas, true).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(40.0).await;
+    replicas.bed.heal(&replicas.bed);
+    replicas.run_for(20.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Standby, ServiceState::Running));
+    assert_eq!(log.times("b runs").len(), 0, "a takeover alone makes no run due");
+    fails.store(false, Ordering::SeqCst);
+    replicas.run_for(30.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+    // The former holder has nothing to continue any more.
+    stop(&b);
+    replicas.run_for(60.0).await;
+    assert_eq!((a.state(), log.times("a runs").len()), (ServiceState::Running, 1), "{:?}", log.all());
+}
+
+async fn after_a_stop_the_end_of_an_outage_makes_a_run_due_on_the_next_holder(replicas: Bed) {
+    let (log, replicas, _other, fails, [a, b]) = two_senders(replicas, true).await;
+    stop(&a);
+    replicas.run_for(30.0).await;
+    let before = log.times("b runs").len();
+    fails.store(false, Ordering::SeqCst);
+    replicas.run_for(30.0).await;
+    assert_eq!((b.state(), log.times("b runs").len()), (ServiceState::Running, before + 1), "{:?}", log.all());
+}
+
+async fn failed_rows_without_an_outage_make_no_run_due_on_the_next_holder(replicas: Bed) {
+    let (log, replicas, _other, _fails, [a, b]) = two_senders(replicas, false).await;
+    stop(&a);
+    replicas.run_for(60.0).await;
+    assert_eq!((b.state(), log.times("b runs").len()), (ServiceState::Running, 0), "{:?}", log.all());
 }
 
 async fn many_wake_ups_are_few_requests(replicas: Bed) {

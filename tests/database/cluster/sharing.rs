@@ -13,6 +13,9 @@ on_each! {
     a_service_that_backs_off_does_not_keep_others_where_they_are,
     services_whose_run_was_given_up_stay_where_they_are,
     services_that_are_paused_in_their_process_stay_where_they_are,
+    a_replica_on_which_services_are_paused_gets_none,
+    a_replica_on_which_a_service_is_paused_leaves_it_to_others,
+    a_replica_on_which_a_service_is_paused_takes_it_if_no_other_does,
 }
 
 const SERVICES: usize = 6;
@@ -133,4 +136,53 @@ async fn services_that_are_paused_in_their_process_stay_where_they_are(replicas:
     replicas.run_for(180.0).await;
     assert!(here.iter().all(|service| service.state() == ServiceState::Paused));
     assert_eq!(held(&[&there]), [0]);
+}
+
+async fn a_replica_on_which_services_are_paused_gets_none(replicas: Bed) {
+    let here = start(&replicas.bed, 0).await;
+    replicas.run_for(1.0).await;
+    let other = replicas.other().await;
+    let there = start(&other, 0).await;
+    other.services().await.pause_all().await;
+    replicas.run_for(180.0).await;
+    assert_eq!(held(&[&here]), [SERVICES]);
+    assert!(there.iter().all(|service| service.state() == ServiceState::Standby));
+    let health = there[0].health();
+    let reason = health.reason.unwrap();
+    assert_eq!(health.status, HealthStatus::Degraded, "{reason}");
+    assert!(reason.contains("; paused by an operator on this replica only"), "{reason}");
+    other.services().await.resume_all().await;
+    replicas.run_for(180.0).await;
+    assert_eq!(held(&[&here, &there]), [3, 3]);
+}
+
+async fn a_replica_on_which_a_service_is_paused_leaves_it_to_others(replicas: Bed) {
+    let (first, third) = (replicas.other().await, replicas.other().await);
+    let mut services = Vec::new();
+    // The second one finds a free lease before the third one does.
+    for bed in [&first, &replicas.bed, &third] {
+        services.push(bed.start_fn(|| Job { works: Duration::ZERO }).await);
+    }
+    services[1].pause().await.unwrap();
+    replicas.run_for(5.0).await;
+    services[0].stop().await.unwrap();
+    replicas.run_for(10.0).await;
+    assert_eq!((services[1].state(), services[2].state()), (ServiceState::Standby, ServiceState::Running));
+    services[0].start().await.unwrap();
+    services[0].pause().await.unwrap();
+    services[1].resume().await.unwrap();
+    replicas.bed.kill(third).await;
+    replicas.run_for(60.0).await;
+    assert_eq!((services[0].state(), services[1].state()), (ServiceState::Standby, ServiceState::Running));
+}
+
+async fn a_replica_on_which_a_service_is_paused_takes_it_if_no_other_does(replicas: Bed) {
+    let other = replicas.other().await;
+    let a = replicas.bed.start_fn(|| Job { works: Duration::ZERO }).await;
+    let b = other.start_fn(|| Job { works: Duration::ZERO }).await;
+    b.pause().await.unwrap();
+    replicas.run_for(5.0).await;
+    a.stop().await.unwrap();
+    replicas.run_for(20.0).await;
+    assert_eq!(b.state(), ServiceState::Paused);
 }

@@ -64,6 +64,13 @@ impl Supervisor {
                     pass_on(&*extension, &service, &mut state.requests, is_requested);
                     service.notify_waiters(state);
                 }
+                // The end of an outage in which this replica has left work, or a wake-up that came just before.
+                if state.status.activity == Activity::Standby
+                    && std::mem::take(&mut state.requests.woken)
+                    && let Some(leases) = extension.leases()
+                {
+                    leases.forward_wake(&service.id);
+                }
                 Poll::Pending
             })
         })
@@ -92,18 +99,22 @@ impl Supervisor {
         self.cx.has_lost_lease()
     }
 
-    /// The lease is lost: cleans up the instance, and waits for the lease again.
+    /// The lease is lost: cleans up the instance, and waits for the lease again. A single run is over.
     pub(super) async fn lose_lease(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
         let epoch = self.cx.epoch.unwrap_or_default();
         lease.end();
-        warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); this replica stands by");
+        // Until the coordinator knows more.
+        lease.set_problem("this replica has lost it".to_owned());
+        let then = if self.once { "the single run ends" } else { "this replica stands by" };
+        warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); {then}");
         service.emit(|| ServiceEventKind::LeaseLost { epoch });
         let now = Instant::now();
         let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
         let woken = std::mem::take(&mut self.woken);
         let extension = self.invoker.extension.clone();
+        let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
@@ -118,6 +129,8 @@ impl Supervisor {
             (requests.rebuild, requests.interrupt, requests.outage_over) = (None, None, false);
             requests.degraded = None;
             requests.woken |= woken;
+            // At the end of the outage, this replica wakes the holder.
+            requests.continues_after_outage &= is_outage;
             let waiters = pass_on(&*extension, &service, requests, false);
             state.notify_waiters();
             waiters
@@ -127,6 +140,11 @@ impl Supervisor {
         abort_children(&self.services, self.registered.id(), now);
         self.forget_schedule();
         self.abandon_rows().await;
+        if self.once {
+            lease.end_single_run();
+            // The end of the loop cleans up.
+            return Some(Exit::Stopped);
+        }
         if self.unreturned.is_some() && !self.until_returned().await {
             return Some(Exit::Stopped);
         }
@@ -152,9 +170,11 @@ impl Supervisor {
         }
         let epoch = self.cx.epoch.unwrap_or_default();
         let extension = self.invoker.extension.clone();
-        lease.end();
+        lease.hand_over(extension.leases().map(|leases| leases.label()).unwrap_or_default());
+        let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             state.status.wait_reason = None;
+            state.requests.continues_after_outage &= is_outage;
             let waiters = pass_on(&*extension, &service, &mut state.requests, false);
             state.notify_waiters();
             waiters
@@ -162,7 +182,8 @@ impl Supervisor {
         drop(waiters);
         self.forget_schedule();
         if let Some(leases) = self.invoker.extension.leases().filter(|_| !lease.has_left_code()) {
-            let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+            // As at the end: a shutdown may have begun, and `cleanup` may have used up its time.
+            let limit = Limit::Last(later(Instant::now(), RELEASE_TIMEOUT));
             let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, Some(&target))), limit).await;
         }
         service.emit(|| ServiceEventKind::LeaseHandedOver { epoch });
@@ -253,9 +274,12 @@ impl Supervisor {
     pub(super) fn pass_on_at_end(&mut self) {
         let service = self.cx.service.clone();
         let extension = self.invoker.extension.clone();
+        let is_outage = !self.once && self.services.need_is_down(&service);
         let waiters = service.update(|state| {
             // A run that was aborted by the stop, or whose retry does not follow, has not served it.
             state.requests.woken |= std::mem::take(&mut self.woken) && state.requests.stop.is_some();
+            // This replica does not make the run that is due at the end of the outage.
+            state.requests.woken |= state.requests.continues_after_outage && is_outage;
             let is_requested = self.cx.epoch.is_none() && state.requests.wake_requested;
             pass_on(&*extension, &service, &mut state.requests, is_requested)
         });

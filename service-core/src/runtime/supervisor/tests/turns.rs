@@ -72,7 +72,7 @@ async fn a_requested_run_and_a_wake_up_are_not_lost_while_they_wait_for_their_tu
         assert_eq!((runs(&first), runs(&second)), (expected, expected - 1), "the first one has the turn");
         match expected {
             2 => second.inner.request_run(None).unwrap(),
-            _ => second.inner.request_wake(),
+            _ => _ = second.inner.request_wake(),
         }
         tokio::time::sleep(secs(15)).await;
         assert_eq!(runs(&second), expected);

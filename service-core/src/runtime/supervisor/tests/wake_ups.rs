@@ -64,9 +64,9 @@ async fn a_wake_up_makes_the_next_run_due_now_and_the_grid_stays() {
 async fn any_number_of_wake_ups_is_one_run_and_one_that_comes_during_a_run_is_served_by_the_next() {
     let service = logging(secs(10)).start(on_demand());
     tokio::time::sleep(secs(1)).await;
-    (0..5).for_each(|_| service.inner.request_wake());
+    (0..5).for_each(|_| _ = service.inner.request_wake());
     tokio::time::sleep(secs(5)).await;
-    (0..5).for_each(|_| service.inner.request_wake());
+    (0..5).for_each(|_| _ = service.inner.request_wake());
     tokio::time::sleep(secs(100)).await;
     assert_eq!(runs(&service), ["1 woken", "11 woken"]);
 }
