@@ -31,7 +31,11 @@ async fn mounted(token: Option<&str>) -> Site {
 }
 
 async fn mount(services: ServiceRegistry) -> Site {
-    let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
+    let app = Router::new().nest("/admin", service_core::admin::router(&services));
+    serve(services, app).await
+}
+
+async fn serve(services: ServiceRegistry, app: Router) -> Site {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -48,6 +52,29 @@ async fn the_description_says_where_the_interface_is_mounted() {
     let answer = mounted.send("GET", "/admin/openapi.json", &[("Authorization", &authorization)], "").await;
     let servers = answer.json()["servers"].take();
     assert_eq!(servers, serde_json::json!([{"url": "/admin"}]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_interface_is_at_the_path_where_it_is_mounted_with_and_without_a_slash() {
+    let services = builder().admin_token("s3cret").start_all().await.unwrap();
+    let router = || service_core::admin::router(&services);
+    let app = Router::new().nest_service("/admin", router()).nest("/plain", router());
+    let site = serve(services.clone(), app).await;
+    let authorization = bearer("s3cret");
+    let get = async |path: &str| site.send("GET", path, &[("Authorization", &authorization)], "").await;
+    for (path, link) in [
+        ("/admin", "admin/ui/services/steady"),
+        ("/admin/", "./ui/services/steady"),
+        ("/plain", "plain/ui/services/steady"),
+        ("/admin/ui/services", "../ui/services/steady"),
+    ] {
+        let page = get(path).await;
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        assert!(page.body.contains(&format!("href=\"{link}\"")), "{path}: {}", page.body);
+    }
+    for root in ["/admin", "/plain"] {
+        assert_eq!(get(&format!("{root}/services/steady")).await.json()["service_id"], "steady", "{root}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -79,8 +79,8 @@ pub use crate::admin::alert_rules::{AlertRules, alert_rules};
 pub use crate::admin::alerts::{AlertKind, ServiceAlert};
 pub use crate::admin::grafana::grafana_dashboard;
 
-/// Returns the whole of the admin interface, to be mounted in an application's own axum server with `nest` or
-/// `nest_service`. All links are relative.
+/// Returns the whole of the admin interface, to be mounted in an application's own axum server. All links are relative.
+/// With `nest_service` the dashboard is at `/admin` and at `/admin/`; with `nest` it is not at `/admin/`.
 ///
 /// It always needs the token, except for `/health/*`; without a token, all else is refused. `ADMIN_ADDR` and
 /// [`RegistryBuilder::admin`] are not needed for it.
@@ -91,7 +91,7 @@ pub use crate::admin::grafana::grafana_dashboard;
 ///
 /// # async fn example() -> Result<()> {
 /// let services = ServiceRegistry::start_all().await?;
-/// let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
+/// let app: Router = Router::new().nest_service("/admin", service_core::admin::router(&services));
 /// # let _ = app;
 /// # Ok(())
 /// # }
