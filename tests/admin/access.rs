@@ -78,6 +78,29 @@ async fn the_interface_is_at_the_path_where_it_is_mounted_with_and_without_a_sla
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_interface_may_be_mounted_below_a_path_with_parameters() {
+    let services = builder().admin_token("s3cret").start_all().await.unwrap();
+    let router = || service_core::admin::router(&services);
+    // One parameter has the name of one of ours.
+    let app = Router::new().nest("/{region}/admin", router()).nest_service("/of/{id}/{action}/admin", router());
+    let site = serve(services.clone(), app).await;
+    let authorization = bearer("s3cret");
+    let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];
+    for root in ["/eu/admin", "/of/broken/stop/admin"] {
+        let send = async |method: &str, path: &str| site.send(method, &format!("{root}{path}"), &headers, "").await;
+        assert_eq!(send("GET", "/services/steady").await.json()["service_id"], "steady", "{root}");
+        for path in ["/ui/services/steady", "/assets/admin.js", "/services/steady/runs"] {
+            assert_eq!(send("GET", path).await.status, 200, "{root}{path}");
+        }
+        for (method, path) in [("GET", "/services/nothing"), ("POST", "/services/steady/nothing")] {
+            let missing = send(method, path).await;
+            assert!(missing.status == 404 && missing.error().contains("`nothing`"), "{root}{path}: {missing:?}");
+        }
+        assert_eq!(send("POST", "/services/steady/wake").await.status, 200, "{root}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_before_the_interface_is_mounted_are_shown() {
     let services = builder().admin_token("s3cret").start_all().await.unwrap();
     services.get("steady").unwrap().run_now().await.unwrap();

@@ -62,18 +62,18 @@ pub(crate) async fn services(State(app): AppState) -> Json<Vec<ServiceHealth>> {
 /// `GET /services/{id}`
 pub(crate) async fn service(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
 ) -> ApiResult<Json<ServiceHealth>> {
     Ok(Json(app.service(&id)?.health()))
 }
 
 /// `GET /services/{id}/explain`
-pub(crate) async fn explain(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Explanation>> {
+pub(crate) async fn explain(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<Explanation>> {
     Ok(Json(app.service(&id)?.explain()))
 }
 
 /// `GET /services/{id}/runs`
-pub(crate) async fn runs(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Vec<Run>>> {
+pub(crate) async fn runs(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<Vec<Run>>> {
     app.service(&id)?;
     Ok(Json(last_runs(&app, &id)))
 }
@@ -108,7 +108,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
 /// `GET /services/{id}/overrides`
 pub(crate) async fn overrides(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
 ) -> ApiResult<Json<Vec<StoredOverride>>> {
     Overridden::find(&app, &id)?;
     Ok(Json(read_overrides(&app, &id).await?))

@@ -30,7 +30,7 @@ struct CommandForm {
 }
 
 /// `POST /ui/services/{id}/commands`
-pub(crate) async fn command(State(app): AppState, Parameters(id): Parameters<String>, request: Request) -> Response {
+pub(crate) async fn command(State(app): AppState, Parameters([id]): Parameters<1>, request: Request) -> Response {
     let root = Root::of(&request);
     let done = async {
         let form: CommandForm = form(request).await?;
@@ -63,7 +63,7 @@ struct OverrideForm {
 /// `POST /ui/services/{id}/overrides`
 pub(crate) async fn change_override(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
     request: Request,
 ) -> Response {
     let root = Root::of(&request);
@@ -84,7 +84,7 @@ pub(crate) async fn change_override(
 }
 
 /// `POST /ui/work/{table}/retry`
-pub(crate) async fn retry(State(app): AppState, Parameters(name): Parameters<String>, request: Request) -> Response {
+pub(crate) async fn retry(State(app): AppState, Parameters([name]): Parameters<1>, request: Request) -> Response {
     let root = Root::of(&request);
     let done = async {
         // A list of pairs, because the key of each chosen row is one.

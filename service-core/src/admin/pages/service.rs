@@ -49,7 +49,7 @@ pub(crate) struct Query {
 /// `GET /ui/services/{id}`
 pub(crate) async fn service(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
     Asked(query): Asked<Query>,
     request: Request,
 ) -> Response {
