@@ -262,6 +262,32 @@ async fn a_login_leads_to_the_page_that_was_opened_and_never_to_another_site() {
     }
 }
 
+/// A browser does not send the cookie where a link of another site leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_a_link_of_another_site_opens_is_requested_once_more() {
+    let (site, without_token) = (mounted(Some("s3cret")).await, mounted(None).await);
+    let open = async |site: &Site, method: &str, path: &str, from: &str, cookie: &str| {
+        let navigation = [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
+        let headers = [&navigation[..], &[("Sec-Fetch-Site", from), ("Cookie", cookie)]].concat();
+        site.send(method, &format!("/admin{path}"), &headers, "").await
+    };
+    for path in ["", "/ui/services/steady"] {
+        let first = open(&site, "GET", path, "cross-site", "other=1").await;
+        assert_eq!((first.status, first.header("refresh")), (401, Some("0")), "{path}: {first:?}");
+        // The second request is one of our own page, with or without the cookie.
+        let second = open(&site, "GET", path, "same-origin", "service_admin=s3cret").await;
+        assert_eq!((second.status, second.header("refresh")), (200, None), "{path}: {second:?}");
+        let logged_out = open(&site, "GET", path, "same-origin", "other=1").await;
+        assert_eq!((logged_out.status, logged_out.header("refresh")), (401, None), "{path}: {logged_out:?}");
+    }
+    let typed = open(&site, "GET", "/ui/services", "none", "other=1").await;
+    assert_eq!((typed.status, typed.header("refresh")), (401, None), "{typed:?}");
+    let sent = open(&site, "POST", "/ui/services/steady/commands", "cross-site", "other=1").await;
+    assert_eq!((sent.status, sent.header("refresh")), (403, None), "{sent:?}");
+    let useless = open(&without_token, "GET", "/ui/services", "cross-site", "other=1").await;
+    assert_eq!((useless.status, useless.header("refresh")), (401, None), "{useless:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_token_of_the_code_can_be_sent_as_a_header() {
     let plain = TOKEN.to_owned();
