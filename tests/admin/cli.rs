@@ -253,6 +253,21 @@ async fn another_server_is_not_taken_for_an_admin_interface() {
         let answer = run(&format!("services {command} --address {address}")).await;
         answer.fails(3, &["does not answer as an admin interface does", "404", "--address"]);
     }
+    // It answers 404 as an admin interface does, and so does an admin interface at a path that it does not have.
+    let missing = async || (axum::http::StatusCode::NOT_FOUND, r#"{"error": "no route"}"#);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(missing)).await });
+    let site = Site::start().await;
+    for (address, why) in [
+        (address.to_string(), "`404 Not Found`: no route"),
+        (format!("http://{}/admin", site.address), "`404 Not Found`: there is no such page"),
+    ] {
+        for command in ["status", "status steady", "explain steady", "pause steady"] {
+            let answer = run(&format!("services {command} --address {address}")).await;
+            answer.fails(3, &["does not answer as an admin interface does", why, "--address"]);
+        }
+    }
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = mute.local_addr().unwrap();
     std::thread::spawn(move || {
