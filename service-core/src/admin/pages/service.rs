@@ -237,8 +237,10 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Re
         Command::Wake => "Wake",
         Command::Reset => "Reset",
     };
+    // An open page shows and hides them. Those that come and go while a service works stand last: a button must not move
+    // to where another one was.
     let buttons =
-        [Command::Reset, Command::Resume, Command::Pause, Command::Run, Command::Wake, Command::Start, Command::Stop];
+        [Command::Reset, Command::Resume, Command::Pause, Command::Start, Command::Stop, Command::Run, Command::Wake];
     html! {
         form.act method="post" action=(root.link(&format!("ui/services/{}/commands", handle.id()))) {
             // What the Enter key in a field presses: without this button, the first command.
