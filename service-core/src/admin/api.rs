@@ -37,6 +37,8 @@ const RECONNECT_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a stream of events of a mounted interface lasts at most. Browsers connect again by themselves.
 const MOUNTED_STREAM: Duration = Duration::from_secs(10);
+/// nginx, and proxies that know its header, pass on each event at once, not when a buffer is full.
+const UNBUFFERED: [(HeaderName, &str); 1] = [(HeaderName::from_static("x-accel-buffering"), "no")];
 
 /// A run that has ended, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -161,7 +163,7 @@ pub(crate) async fn audit(
 pub(crate) async fn events(
     State(app): AppState,
     Asked(query): Asked<EventsQuery>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> ([(HeaderName, &'static str); 1], Sse<impl Stream<Item = Result<Event, Infallible>>>) {
     let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
     // A mounted interface may outlive the services: its streams end at once then.
     let reconnect = if is_mounted && !session.is_open() { RECONNECT_AFTER_SHUTDOWN } else { RECONNECT };
@@ -176,5 +178,5 @@ pub(crate) async fn events(
     let hello = Event::default().comment("events from now on").retry(reconnect);
     let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
     let stream = stream::once(future::ready(hello)).chain(stream);
-    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    (UNBUFFERED, Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
