@@ -111,6 +111,41 @@ async fn an_override_is_not_refused_because_of_another_mistake_in_the_settings()
     assert_eq!(address.status, 200, "{address:?}");
 }
 
+/// The form has one field for values of all types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_form_sets_a_text_that_reads_as_a_number_or_a_truth_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Caller>("caller").set("caller.address", "localhost");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let set = async |key: &str, value: &str| {
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        let body = format!("key={key}&value={value}&until=&by=ann&why=a+test");
+        site.send("POST", "/ui/services/caller/overrides", &form, &body).await
+    };
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let stored = async |key: &str| {
+        let sql = format!("SELECT value FROM service_override WHERE key = '{key}'");
+        let rows = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+        rows.iter().map(|row| row.try_get::<String>("", "value").unwrap()).collect::<Vec<_>>()
+    };
+    for (key, value, json) in [
+        ("address", "5", r#""5""#),
+        ("address", "true", r#""true""#),
+        ("address", "null", r#""null""#),
+        ("address", "host", r#""host""#),
+        ("size", "7", "7"),
+        ("interval", "5", "5"),
+        ("interval", "5m", r#""5m""#),
+    ] {
+        let answer = set(key, value).await;
+        assert_eq!(answer.status, 303, "{key} = {value}: {answer:?}");
+        assert_eq!(stored(key).await, [json], "{key} = {value}");
+    }
+    let wrong = set("size", "700").await;
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    assert!(wrong.body.contains("`700`, expected u8") && stored("size").await == ["7"], "{wrong:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed() {
     let dir = tempfile::tempdir().unwrap();
