@@ -114,7 +114,11 @@ async fn every_command_prints_json() {
     site.runs("broken", 1).await;
     let all = site.services("status --json").await.json();
     assert_eq!((&all[0]["service_id"], &all[1]["service_id"]), (&"broken".into(), &"steady".into()));
-    assert_eq!(site.services("status steady --json").await.json()["total_processed"], 3);
+    let one = site.services("status steady --json").await.json();
+    assert_eq!(one["total_processed"], 3);
+    assert_eq!(one["last_runs"], site.get("/services/steady/runs").await.json());
+    let failed = &site.services("status broken --json").await.json()["last_runs"][0];
+    assert_eq!((&failed["failure"], &failed["succeeded"]), (&"error".into(), &false.into()), "{failed}");
     assert_eq!(site.services("explain steady --json").await.json()["schedule"], "every 1m");
     assert_eq!(site.services("pause steady --json").await.json()["state"], "paused");
     let run = site.services("run steady --json").await.json();

@@ -40,6 +40,15 @@ impl Done {
     }
 }
 
+/// One service as JSON.
+#[derive(Serialize)]
+struct OneService<'a> {
+    #[serde(flatten)]
+    health: &'a ServiceHealth,
+    /// The newest first.
+    last_runs: &'a [Run],
+}
+
 /// `status`
 pub(crate) async fn status(
     client: &Client,
@@ -57,7 +66,8 @@ pub(crate) async fn status(
     };
     let health: ServiceHealth = of_service(client, id, client.get(&path(id, "")).await).await?;
     let runs: Vec<Run> = of_service(client, id, client.get(&path(id, "/runs")).await).await?;
-    let done = Done::new(output, &health, || status::one(&health, &runs, SystemTime::now(), terminal))?;
+    let shown = OneService { health: &health, last_runs: &runs };
+    let done = Done::new(output, &shown, || status::one(&health, &runs, SystemTime::now(), terminal))?;
     Ok(Done { succeeded: !(check && is_ill(&health)), ..done })
 }
 
