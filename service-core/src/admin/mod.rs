@@ -131,7 +131,8 @@ impl RegistryBuilder {
     }
 
     /// Adds text to `/metrics`, after the metrics of the services: what the application's own recorder renders in the
-    /// Prometheus text format. `render` is called for each request.
+    /// Prometheus text format. `render` is called for each request, on the thread of the interface. Code that blocks
+    /// delays all other requests there, those of `/health/live` too, and a shutdown waits 2 s for it.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
