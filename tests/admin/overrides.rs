@@ -188,6 +188,34 @@ async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed(
     }
 }
 
+/// The service `ticker` has the name of its type as its id, as a service that is discovered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_of_a_service_with_the_name_of_its_type_is_not_one_of_the_others_of_the_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Ticker>("ticker").service_of::<Ticker>("ticker_eu");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let paused = || ["ticker", "ticker_eu"].map(|id| site.services.get(id).unwrap().health().paused);
+    let schedule = async |id: &str| site.get(&format!("/services/{id}/explain")).await.json()["schedule"].take();
+    let steps = [
+        ("POST", "ticker/pause", "", [true, false]),
+        ("POST", "ticker_eu/pause", "", [true, true]),
+        ("POST", "ticker_eu/resume", "", [true, false]),
+        ("POST", "ticker/resume", "", [false, false]),
+        ("PUT", "ticker/overrides/paused", r#"{"value": true}"#, [true, false]),
+        ("DELETE", "ticker/overrides/paused", "", [false, false]),
+        ("PUT", "ticker/overrides/interval", r#"{"value": 7}"#, [false, false]),
+    ];
+    for (method, path, body, are_paused) in steps {
+        let answer = site.send(method, &format!("/services/{path}"), &[], body).await;
+        assert_eq!((answer.status, paused()), (200, are_paused), "{method} {path}: {answer:?}");
+    }
+    assert_eq!((schedule("ticker").await, schedule("ticker_eu").await), ("every 7s".into(), "every 50ms".into()));
+    // Other programs write for the type.
+    let db = database::connect(&url(&dir)).await.unwrap();
+    db.execute_unprepared("INSERT INTO service_config VALUES ('ticker', 'paused', 'true')").await.unwrap();
+    crate::site::eventually(async || paused() == [true, true]).await;
+}
+
 /// On real time, because the registry waits a second for the pool, and then asks again on a connection of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_override_that_a_busy_database_removes_late_counts_as_removed() {

@@ -12,7 +12,7 @@
 //! | `GET /services`, `/services/{id}` | the [`ServiceHealth`](crate::ServiceHealth) of all services, of one |
 //! | `GET /services/{id}/runs`, `/explain`, `/overrides` | the last 50 runs; the [`Explanation`](crate::Explanation); the overrides |
 //! | `POST /services/{id}/{start,stop,pause,resume,run,wake,reset}` | carries out the command; optional JSON body `{"by", "why"}`; the answer to `run` has its result in `report` |
-//! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}`; with the id `defaults`, or the name of a type, `paused` of several services |
+//! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}`; with the id `defaults`, or the name of a type that is no service's id, `paused` of several services |
 //! | `GET /work`, `/work/{table}/failed`, `POST /work/{table}/retry` | tables of work, failed rows, and their retry |
 //! | `GET /replicas` | all replicas, if services have `scope = "cluster"`, with the health of their services |
 //! | `GET /audit` | who changed what, when and why, the newest first |
