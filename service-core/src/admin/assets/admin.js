@@ -340,6 +340,15 @@ if (search && rows) {
   search.form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 }
 
+// A second click must not send a command twice. A page that the browser keeps may be shown again.
+const sent = new Set();
+document.addEventListener("submit", (event) => {
+  if (event.defaultPrevented) return;
+  if (sent.has(event.target)) event.preventDefault();
+  sent.add(event.target);
+});
+addEventListener("pageshow", (event) => { if (event.persisted) sent.clear(); });
+
 for (const input of document.querySelectorAll("[data-remember]")) {
   const key = `service-admin-${input.dataset.remember}`;
   try {
