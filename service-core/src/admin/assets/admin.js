@@ -60,6 +60,7 @@ function showLost(error) {
 function filter() {
   const wanted = search.value.trim().toLowerCase();
   for (const row of rows.children) row.hidden = wanted !== "" && !row.textContent.toLowerCase().includes(wanted);
+  document.getElementById("none").hidden = Array.from(rows.children).some((row) => !row.hidden);
 }
 
 function count() {
@@ -104,7 +105,6 @@ function showRows(page, requested) {
     if (moved) place(fresh);
   }
   for (const id of missing) document.getElementById(`service-${id}`)?.remove();
-  document.getElementById("none")?.toggleAttribute("hidden", rows.children.length > 0);
   count();
   filter();
 }
@@ -315,6 +315,11 @@ if (live !== undefined && window.EventSource) {
     lost = null;
   };
   connect();
+  // The server has left out the other services, and those are counted, too.
+  if (rows && search.value) {
+    all = true;
+    schedule();
+  }
   let ticks = 0;
   // A reason may have a time in it ("retrying in 40 s"), which changes without an event. A service that hangs sends no
   // event, either, so all rows are read every 15 s, with one request.
@@ -338,6 +343,8 @@ rows?.addEventListener("focusout", () => setTimeout(() => { if (!rows.contains(d
 if (search && rows) {
   search.addEventListener("input", filter);
   search.form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+  // A browser may restore what was entered.
+  filter();
 }
 
 // A second click must not send a command twice. A page that the browser keeps may be shown again.
