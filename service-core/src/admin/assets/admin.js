@@ -126,6 +126,21 @@ async function refreshList() {
   showRows(page, shown);
 }
 
+// ── who changes something ──────────────────────────────────────────────────────────────────────────────────────────────
+
+// As the default: a field with another value is one that a person has filled in.
+function remember(part) {
+  for (const input of part.querySelectorAll("[data-remember]")) {
+    const key = `service-admin-${input.dataset.remember}`;
+    try {
+      input.defaultValue ||= localStorage.getItem(key) ?? "";
+      input.addEventListener("change", () => localStorage.setItem(key, input.value));
+    } catch {
+      // The browser keeps nothing.
+    }
+  }
+}
+
 // ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 // A command that was refused answers with the page of the service, at an address that cannot be read.
@@ -145,7 +160,9 @@ function isInUse(part) {
   if (!selection.isCollapsed && selection.containsNode(part, true)) return true;
   // A person reads an error that is open, which new runs would move.
   if (part.id !== "now" && part.querySelector("details[open]")) return true;
-  return part.querySelector("button") !== null && part.contains(document.activeElement);
+  if (!part.querySelector("button")) return false;
+  const isFilledIn = (input) => input.value !== input.defaultValue;
+  return part.contains(document.activeElement) || Array.from(part.querySelectorAll("input")).some(isFilledIn);
 }
 
 // The new part takes over the focus and the scroll positions.
@@ -177,6 +194,7 @@ async function refreshParts() {
     }
     tick(old);
     tick(fresh);
+    remember(fresh);
     if (old.isEqualNode(fresh)) continue;
     if (isInUse(old)) isHeld = true;
     else replacePart(old, fresh);
@@ -356,14 +374,6 @@ document.addEventListener("submit", (event) => {
 });
 addEventListener("pageshow", (event) => { if (event.persisted) sent.clear(); });
 
-for (const input of document.querySelectorAll("[data-remember]")) {
-  const key = `service-admin-${input.dataset.remember}`;
-  try {
-    input.value ||= localStorage.getItem(key) ?? "";
-    input.addEventListener("change", () => localStorage.setItem(key, input.value));
-  } catch {
-    // The browser keeps nothing.
-  }
-}
+remember(document);
 
 setInterval(() => tick(document), 1000);

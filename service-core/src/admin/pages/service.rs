@@ -304,18 +304,20 @@ fn override_forms(
     }
     let action = root.link(&format!("ui/services/{id}/overrides"));
     html! {
-        @match overrides {
-            Err(error) => p.message.refused { (error.message) },
-            Ok(overrides) => @for (n, one) in overrides.iter().enumerate() {
-                form.act method="post" action=(action) {
-                    p {
-                        code { (one.key) " = " (one.value) } " by " b { (one.by) } ", " (time(Some(one.at), now))
-                        @if one.until.is_some() { ", ends " (time(one.until, now)) }
-                        @if !one.why.is_empty() { ": " (one.why) }
+        div #overridden data-part="overridden" {
+            @match overrides {
+                Err(error) => p.message.refused { (error.message) },
+                Ok(overrides) => @for (n, one) in overrides.iter().enumerate() {
+                    form.act method="post" action=(action) {
+                        p {
+                            code { (one.key) " = " (one.value) } " by " b { (one.by) } ", " (time(Some(one.at), now))
+                            @if one.until.is_some() { ", ends " (time(one.until, now)) }
+                            @if !one.why.is_empty() { ": " (one.why) }
+                        }
+                        input type="hidden" name="key" value=(one.key);
+                        (author(&format!("remove-{n}")))
+                        div.buttons { button type="submit" name="remove" value="yes" { "Remove this override" } }
                     }
-                    input type="hidden" name="key" value=(one.key);
-                    (author(&format!("remove-{n}")))
-                    div.buttons { button type="submit" name="remove" value="yes" { "Remove this override" } }
                 }
             }
         }
