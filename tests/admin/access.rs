@@ -81,8 +81,8 @@ async fn the_interface_is_at_the_path_where_it_is_mounted_with_and_without_a_sla
 async fn the_interface_may_be_mounted_below_a_path_with_parameters() {
     let services = builder().admin_token("s3cret").start_all().await.unwrap();
     let router = || service_core::admin::router(&services);
-    // One parameter has the name of one of ours.
-    let app = Router::new().nest("/{region}/admin", router()).nest_service("/of/{id}/{action}/admin", router());
+    // Two parameters have names of ours.
+    let app = Router::new().nest_service("/{region}/admin", router()).nest("/of/{id}/{action}/admin", router());
     let site = serve(services.clone(), app).await;
     let authorization = bearer("s3cret");
     let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];

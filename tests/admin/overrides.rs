@@ -115,7 +115,7 @@ async fn an_override_is_not_refused_because_of_another_mistake_in_the_settings()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_form_sets_a_text_that_reads_as_a_number_or_a_truth_value() {
     let dir = tempfile::tempdir().unwrap();
-    let builder = builder().service_of::<Caller>("caller").set("caller.address", "localhost");
+    let builder = builder().service_of::<Caller>("caller");
     let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
     let set = async |key: &str, value: &str| {
         let form = [("Content-Type", "application/x-www-form-urlencoded")];

@@ -62,10 +62,7 @@ pub(crate) async fn services(State(app): AppState) -> Json<Vec<ServiceHealth>> {
 }
 
 /// `GET /services/{id}`
-pub(crate) async fn service(
-    State(app): AppState,
-    Parameters([id]): Parameters<1>,
-) -> ApiResult<Json<ServiceHealth>> {
+pub(crate) async fn service(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<ServiceHealth>> {
     Ok(Json(app.service(&id)?.health()))
 }
 
