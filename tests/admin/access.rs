@@ -31,7 +31,11 @@ async fn mounted(token: Option<&str>) -> Site {
 }
 
 async fn mount(services: ServiceRegistry) -> Site {
-    let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
+    let app = Router::new().nest("/admin", service_core::admin::router(&services));
+    serve(services, app).await
+}
+
+async fn serve(services: ServiceRegistry, app: Router) -> Site {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -48,6 +52,52 @@ async fn the_description_says_where_the_interface_is_mounted() {
     let answer = mounted.send("GET", "/admin/openapi.json", &[("Authorization", &authorization)], "").await;
     let servers = answer.json()["servers"].take();
     assert_eq!(servers, serde_json::json!([{"url": "/admin"}]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_interface_is_at_the_path_where_it_is_mounted_with_and_without_a_slash() {
+    let services = builder().admin_token("s3cret").start_all().await.unwrap();
+    let router = || service_core::admin::router(&services);
+    let app = Router::new().nest_service("/admin", router()).nest("/plain", router());
+    let site = serve(services.clone(), app).await;
+    let authorization = bearer("s3cret");
+    let get = async |path: &str| site.send("GET", path, &[("Authorization", &authorization)], "").await;
+    for (path, link) in [
+        ("/admin", "admin/ui/services/steady"),
+        ("/admin/", "./ui/services/steady"),
+        ("/plain", "plain/ui/services/steady"),
+        ("/admin/ui/services", "../ui/services/steady"),
+    ] {
+        let page = get(path).await;
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        assert!(page.body.contains(&format!("href=\"{link}\"")), "{path}: {}", page.body);
+    }
+    for root in ["/admin", "/plain"] {
+        assert_eq!(get(&format!("{root}/services/steady")).await.json()["service_id"], "steady", "{root}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_interface_may_be_mounted_below_a_path_with_parameters() {
+    let services = builder().admin_token("s3cret").start_all().await.unwrap();
+    let router = || service_core::admin::router(&services);
+    // Two parameters have names of ours.
+    let app = Router::new().nest_service("/{region}/admin", router()).nest("/of/{id}/{action}/admin", router());
+    let site = serve(services.clone(), app).await;
+    let authorization = bearer("s3cret");
+    let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];
+    for root in ["/eu/admin", "/of/broken/stop/admin"] {
+        let send = async |method: &str, path: &str| site.send(method, &format!("{root}{path}"), &headers, "").await;
+        assert_eq!(send("GET", "/services/steady").await.json()["service_id"], "steady", "{root}");
+        for path in ["/ui/services/steady", "/assets/admin.js", "/services/steady/runs"] {
+            assert_eq!(send("GET", path).await.status, 200, "{root}{path}");
+        }
+        for (method, path) in [("GET", "/services/nothing"), ("POST", "/services/steady/nothing")] {
+            let missing = send(method, path).await;
+            assert!(missing.status == 404 && missing.error().contains("`nothing`"), "{root}{path}: {missing:?}");
+        }
+        assert_eq!(send("POST", "/services/steady/wake").await.status, 200, "{root}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,6 +260,32 @@ async fn a_login_leads_to_the_page_that_was_opened_and_never_to_another_site() {
     ] {
         assert_eq!(leads_to(next).await, "ui/services", "{next:?}");
     }
+}
+
+/// A browser does not send the cookie where a link of another site leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_a_link_of_another_site_opens_is_requested_once_more() {
+    let (site, without_token) = (mounted(Some("s3cret")).await, mounted(None).await);
+    let open = async |site: &Site, method: &str, path: &str, from: &str, cookie: &str| {
+        let navigation = [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
+        let headers = [&navigation[..], &[("Sec-Fetch-Site", from), ("Cookie", cookie)]].concat();
+        site.send(method, &format!("/admin{path}"), &headers, "").await
+    };
+    for path in ["", "/ui/services/steady"] {
+        let first = open(&site, "GET", path, "cross-site", "other=1").await;
+        assert_eq!((first.status, first.header("refresh")), (401, Some("0")), "{path}: {first:?}");
+        // The second request is one of our own page, with or without the cookie.
+        let second = open(&site, "GET", path, "same-origin", "service_admin=s3cret").await;
+        assert_eq!((second.status, second.header("refresh")), (200, None), "{path}: {second:?}");
+        let logged_out = open(&site, "GET", path, "same-origin", "other=1").await;
+        assert_eq!((logged_out.status, logged_out.header("refresh")), (401, None), "{path}: {logged_out:?}");
+    }
+    let typed = open(&site, "GET", "/ui/services", "none", "other=1").await;
+    assert_eq!((typed.status, typed.header("refresh")), (401, None), "{typed:?}");
+    let sent = open(&site, "POST", "/ui/services/steady/commands", "cross-site", "other=1").await;
+    assert_eq!((sent.status, sent.header("refresh")), (403, None), "{sent:?}");
+    let useless = open(&without_token, "GET", "/ui/services", "cross-site", "other=1").await;
+    assert_eq!((useless.status, useless.header("refresh")), (401, None), "{useless:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,7 +114,11 @@ async fn every_command_prints_json() {
     site.runs("broken", 1).await;
     let all = site.services("status --json").await.json();
     assert_eq!((&all[0]["service_id"], &all[1]["service_id"]), (&"broken".into(), &"steady".into()));
-    assert_eq!(site.services("status steady --json").await.json()["total_processed"], 3);
+    let one = site.services("status steady --json").await.json();
+    assert_eq!(one["total_processed"], 3);
+    assert_eq!(one["last_runs"], site.get("/services/steady/runs").await.json());
+    let failed = &site.services("status broken --json").await.json()["last_runs"][0];
+    assert_eq!((&failed["failure"], &failed["succeeded"]), (&"error".into(), &false.into()), "{failed}");
     assert_eq!(site.services("explain steady --json").await.json()["schedule"], "every 1m");
     assert_eq!(site.services("pause steady --json").await.json()["state"], "paused");
     let run = site.services("run steady --json").await.json();
@@ -252,6 +256,21 @@ async fn another_server_is_not_taken_for_an_admin_interface() {
     for command in ["status", "pause steady"] {
         let answer = run(&format!("services {command} --address {address}")).await;
         answer.fails(3, &["does not answer as an admin interface does", "404", "--address"]);
+    }
+    // It answers 404 as an admin interface does, and so does an admin interface at a path that it does not have.
+    let missing = async || (axum::http::StatusCode::NOT_FOUND, r#"{"error": "no route"}"#);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(missing)).await });
+    let site = Site::start().await;
+    for (address, why) in [
+        (address.to_string(), "`404 Not Found`: no route"),
+        (format!("http://{}/admin", site.address), "`404 Not Found`: there is no such page"),
+    ] {
+        for command in ["status", "status steady", "explain steady", "pause steady"] {
+            let answer = run(&format!("services {command} --address {address}")).await;
+            answer.fails(3, &["does not answer as an admin interface does", why, "--address"]);
+        }
     }
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = mute.local_addr().unwrap();

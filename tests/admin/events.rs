@@ -22,10 +22,7 @@ impl Reader {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer s3cret\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut reader = Self(BufReader::new(stream));
-        let mut head = String::new();
-        while !reader.line().await.unwrap_or_default().starts_with(':') {
-            head.push('.');
-        }
+        while !reader.line().await.unwrap_or_default().starts_with(':') {}
         reader
     }
 
@@ -62,6 +59,20 @@ async fn readers_get_the_events_of_services() {
         );
         assert_eq!(message["health"]["paused"] == true, has_health, "{message}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_is_asked_to_pass_on_each_event_at_once() {
+    let site = Site::start().await;
+    let mut stream = TcpStream::connect(site.address).await.unwrap();
+    let request = format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", site.address);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reader = Reader(BufReader::new(stream));
+    let mut head = Vec::new();
+    while let Some(line) = reader.line().await.filter(|line| !line.is_empty()) {
+        head.push(line.to_lowercase());
+    }
+    assert!(head.iter().any(|line| line == "x-accel-buffering: no"), "{head:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

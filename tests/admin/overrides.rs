@@ -111,6 +111,41 @@ async fn an_override_is_not_refused_because_of_another_mistake_in_the_settings()
     assert_eq!(address.status, 200, "{address:?}");
 }
 
+/// The form has one field for values of all types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_form_sets_a_text_that_reads_as_a_number_or_a_truth_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Caller>("caller");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let set = async |key: &str, value: &str| {
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        let body = format!("key={key}&value={value}&until=&by=ann&why=a+test");
+        site.send("POST", "/ui/services/caller/overrides", &form, &body).await
+    };
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let stored = async |key: &str| {
+        let sql = format!("SELECT value FROM service_override WHERE key = '{key}'");
+        let rows = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+        rows.iter().map(|row| row.try_get::<String>("", "value").unwrap()).collect::<Vec<_>>()
+    };
+    for (key, value, json) in [
+        ("address", "5", r#""5""#),
+        ("address", "true", r#""true""#),
+        ("address", "null", r#""null""#),
+        ("address", "host", r#""host""#),
+        ("size", "7", "7"),
+        ("interval", "5", "5"),
+        ("interval", "5m", r#""5m""#),
+    ] {
+        let answer = set(key, value).await;
+        assert_eq!(answer.status, 303, "{key} = {value}: {answer:?}");
+        assert_eq!(stored(key).await, [json], "{key} = {value}");
+    }
+    let wrong = set("size", "700").await;
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    assert!(wrong.body.contains("`700`, expected u8") && stored("size").await == ["7"], "{wrong:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,6 +186,34 @@ async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed(
     for (method, path) in [("GET", "/services/tickers/overrides"), ("DELETE", "/services/tickers/overrides/paused")] {
         assert_eq!(site.send(method, path, &[], "").await.status, 404, "{path}");
     }
+}
+
+/// The service `ticker` has the name of its type as its id, as a service that is discovered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_of_a_service_with_the_name_of_its_type_is_not_one_of_the_others_of_the_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Ticker>("ticker").service_of::<Ticker>("ticker_eu");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let paused = || ["ticker", "ticker_eu"].map(|id| site.services.get(id).unwrap().health().paused);
+    let schedule = async |id: &str| site.get(&format!("/services/{id}/explain")).await.json()["schedule"].take();
+    let steps = [
+        ("POST", "ticker/pause", "", [true, false]),
+        ("POST", "ticker_eu/pause", "", [true, true]),
+        ("POST", "ticker_eu/resume", "", [true, false]),
+        ("POST", "ticker/resume", "", [false, false]),
+        ("PUT", "ticker/overrides/paused", r#"{"value": true}"#, [true, false]),
+        ("DELETE", "ticker/overrides/paused", "", [false, false]),
+        ("PUT", "ticker/overrides/interval", r#"{"value": 7}"#, [false, false]),
+    ];
+    for (method, path, body, are_paused) in steps {
+        let answer = site.send(method, &format!("/services/{path}"), &[], body).await;
+        assert_eq!((answer.status, paused()), (200, are_paused), "{method} {path}: {answer:?}");
+    }
+    assert_eq!((schedule("ticker").await, schedule("ticker_eu").await), ("every 7s".into(), "every 50ms".into()));
+    // Other programs write for the type.
+    let db = database::connect(&url(&dir)).await.unwrap();
+    db.execute_unprepared("INSERT INTO service_config VALUES ('ticker', 'paused', 'true')").await.unwrap();
+    crate::site::eventually(async || paused() == [true, true]).await;
 }
 
 /// On real time, because the registry waits a second for the pool, and then asks again on a connection of its own.

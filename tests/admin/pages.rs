@@ -138,6 +138,24 @@ async fn the_page_counts_failures_that_were_ignored_as_failures_in_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_button_moves_when_a_run_begins_or_ends() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let gated = crate::site::Gated(gate.clone());
+    let site = Site::of(builder().admin("127.0.0.1:0").service("gated", gated)).await;
+    let buttons = async || {
+        let page = site.get("/ui/services/gated").await.body;
+        let values = page.split("name=\"command\" value=\"").skip(1).filter_map(|rest| rest.split_once('"'));
+        values.map(|(command, _)| command.to_owned()).collect::<Vec<_>>()
+    };
+    site.runs("gated", 1).await;
+    let during = buttons().await;
+    assert_eq!(during, ["pause", "stop", "run", "wake"]);
+    gate.add_permits(1);
+    crate::site::eventually(async || site.services.get("gated").unwrap().health().next_run.is_some()).await;
+    assert_eq!(buttons().await, during[..3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_embedded() {
     let site = Site::start().await;
     for (file, kind) in [("admin.css", "text/css"), ("admin.js", "text/javascript"), ("icon.svg", "image/svg")] {

@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
@@ -276,6 +277,135 @@ test("a page whose token is not valid any more has a link to log in again", asyn
     assert.equal(target, path);
     await page.evaluate(() => { window.fetch = window.read; });
     await eventually("it is live again", async () => (await textOf(page, "#connection")) === "● live");
+  }
+});
+
+test("a part with the focus stays current and keeps the focus", async () => {
+  const { page, problems } = await open("/ui/services/price_sync");
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  const run = () => fetch(`${site.base}/services/price_sync/run`, { method: "POST" });
+  // Every fifth run fails.
+  while (!(await page.$("#now summary"))) {
+    await run();
+    await new Promise((resolve) => setTimeout(resolve, 800));
+  }
+  const wasOpen = await page.$eval("#now details", (details) => details.open);
+  await page.click("#now summary");
+  const runs = (await health("price_sync")).runs + 1;
+  await run();
+  const facts = () => page.$eval("#now", (part) => part.innerText);
+  const shown = async () => Number((await facts()).match(/(\d+), \d+ failures/)?.[1]);
+  await eventually("the run is shown", async () => (await shown()) >= runs);
+  assert.equal(await page.$eval("#now details", (details) => details.open), !wasOpen);
+  assert.equal(await page.$eval("#now summary", (summary) => summary === document.activeElement), true);
+  await page.click("#runs .scroll");
+  await run();
+  await eventually("the run is in the table", async () => Number(await textOf(page, "#runs tbody td")) > runs);
+  assert.equal(await page.$eval("#runs .scroll", (table) => table === document.activeElement), true);
+  assert.deepEqual(problems, []);
+});
+
+test("what a person has selected stays, and the page says so", async () => {
+  const { page, problems } = await open("/ui/services/worker_4");
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  await page.$eval("#runs table", (table) => getSelection().selectAllChildren(table));
+  const newest = () => textOf(page, "#runs tbody td");
+  const selected = await newest();
+  await eventually("the page says that a part is not current", async () => (await textOf(page, "#connection")).startsWith("◐"));
+  assert.equal(await newest(), selected);
+  assert.equal(await page.evaluate(() => getSelection().isCollapsed), false);
+  await page.evaluate(() => getSelection().removeAllRanges());
+  await eventually("a new run is shown", async () => (await newest()) !== selected);
+  await eventually("the page is live again", async () => (await textOf(page, "#connection")) === "● live");
+  assert.deepEqual(problems, []);
+});
+
+test("a double click sends a command once", async () => {
+  // Its runs are the longest ones, so the second click is before the answer.
+  const { page } = await open("/ui/services/worker_22");
+  let sent = 0;
+  page.on("request", (request) => { if (request.method() === "POST") sent += 1; });
+  await sign(page, "command", "a test");
+  await Promise.all([
+    page.waitForNavigation({ waitUntil: "domcontentloaded" }),
+    page.click("button[value=run]", { count: 2, delay: 10 }),
+  ]);
+  assert.equal(await textOf(page, ".message"), "Done: run.");
+  assert.equal(sent, 1);
+});
+
+test("a search says that no service matches, and does not change the counts", async () => {
+  const { page, problems } = await open("/ui/services?q=worker_3");
+  const all = (await (await fetch(`${site.base}/services`)).json()).length;
+  const counted = () => page.$$eval("#summary b", (counts) => counts.reduce((sum, one) => sum + Number(one.textContent), 0));
+  const isShown = (selector) => page.$$eval(selector, (all) => all.some((element) => !element.hidden));
+  await eventually("the other rows are there", async () => (await page.$$("li.row")).length === all);
+  assert.equal(await counted(), all);
+  assert.deepEqual([await isShown("li.row"), await isShown("#none")], [true, false]);
+  await page.type("#search", " nothing");
+  assert.deepEqual([await isShown("li.row"), await isShown("#none")], [false, true]);
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  assert.equal(await isShown("#none"), true);
+  await page.$eval("#search", (search) => { search.value = ""; search.dispatchEvent(new Event("input")); });
+  assert.deepEqual([await isShown("li.row"), await isShown("#none")], [true, false]);
+  assert.equal(await counted(), all);
+  assert.deepEqual(problems, []);
+});
+
+test("the overrides of an open page change, but not while a person fills in their form", async () => {
+  const { page, problems } = await open("/ui/services/worker_11");
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  const shown = () => page.$eval("[aria-labelledby=overrides]", (part) => part.innerText);
+  const change = async (method, body) => {
+    const address = `${site.base}/services/worker_11/overrides/interval`;
+    assert.equal((await fetch(address, { method, body: JSON.stringify(body) })).status, 200);
+  };
+  await change("PUT", { value: 3, by: "bob" });
+  await eventually("the override is shown", async () => (await shown()).includes("interval = 3"));
+  await page.type("#remove-0-why", "a half of a reason");
+  await page.evaluate(() => document.activeElement.blur());
+  await change("PUT", { value: 4, by: "bob" });
+  await eventually("the page says that a part is not current", async () => (await textOf(page, "#connection")).startsWith("◐"));
+  assert.match(await shown(), /interval = 3/);
+  assert.equal(await page.$eval("#remove-0-why", (input) => input.value), "a half of a reason");
+  await page.$eval("#remove-0-why", (input) => { input.value = ""; });
+  await eventually("it follows", async () => (await shown()).includes("interval = 4"));
+  await change("DELETE", { by: "bob" });
+  await eventually("it is gone", async () => !(await shown()).includes("interval = "));
+  assert.deepEqual(problems, []);
+});
+
+test("a link of another site leads to the page, if a person is logged in", async () => {
+  const guarded = await startSite(process.env.ADMIN_SITE, 8, { ADMIN_ADDR: "0.0.0.0:0", ADMIN_TOKEN: "s3cret" });
+  const target = `${guarded.base.replace("0.0.0.0", "127.0.0.1")}/ui/services/worker_1`;
+  const chat = createServer((_, response) => {
+    response.setHeader("content-type", "text/html").end(`<a href="${target}">the alert</a>`);
+  });
+  await new Promise((resolve) => { chat.listen(0, "127.0.0.1", resolve); });
+  try {
+    const page = await browser.newPage();
+    const follow = async () => {
+      // For a browser, `localhost` is another site than `127.0.0.1`.
+      await page.goto(`http://localhost:${chat.address().port}/`);
+      await page.click("a");
+    };
+    let requests = 0;
+    let loaded = 0;
+    page.on("request", (request) => { if (request.url() === target) requests += 1; });
+    page.on("domcontentloaded", () => { loaded += 1; });
+    await follow();
+    await eventually("the page is requested once more", () => loaded >= 3);
+    assert.match(await textOf(page, "h1"), /Log in/);
+    await page.type("#token", "s3cret");
+    await press(page, "form button");
+    assert.equal(await textOf(page, "h1"), "worker_1");
+    assert.equal(requests, 3, "twice before the login, and once after it");
+    await follow();
+    await eventually("the page is shown", () => page.$eval("h1", (title) => title.textContent === "worker_1").catch(() => false));
+    assert.equal(page.url(), target);
+  } finally {
+    chat.close();
+    guarded.stop();
   }
 });
 

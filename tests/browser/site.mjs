@@ -9,11 +9,12 @@ import puppeteer from "puppeteer-core";
 
 const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
-/** Starts the program. Returns its address and a function that ends it. */
-export async function startSite(program, count) {
+/** Starts the program, with more of its environment. Returns its address and a function that ends it. */
+export async function startSite(program, count, more = {}) {
   const directory = mkdtempSync(join(tmpdir(), "admin-site-"));
   const environment = { ...process.env, ADMIN_ADDR: "127.0.0.1:0", ADMIN_SITE_DATABASE: `sqlite:${directory}/site.db` };
   delete environment.ADMIN_TOKEN;
+  Object.assign(environment, more);
   const site = spawn(program, [String(count)], { env: environment, stdio: ["ignore", "pipe", "ignore"] });
   const lines = createInterface({ input: site.stdout });
   const [line] = await Promise.race([

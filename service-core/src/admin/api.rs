@@ -37,6 +37,8 @@ const RECONNECT_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a stream of events of a mounted interface lasts at most. Browsers connect again by themselves.
 const MOUNTED_STREAM: Duration = Duration::from_secs(10);
+/// nginx, and proxies that know its header, pass on each event at once, not when a buffer is full.
+const UNBUFFERED: [(HeaderName, &str); 1] = [(HeaderName::from_static("x-accel-buffering"), "no")];
 
 /// A run that has ended, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -60,20 +62,17 @@ pub(crate) async fn services(State(app): AppState) -> Json<Vec<ServiceHealth>> {
 }
 
 /// `GET /services/{id}`
-pub(crate) async fn service(
-    State(app): AppState,
-    Parameters(id): Parameters<String>,
-) -> ApiResult<Json<ServiceHealth>> {
+pub(crate) async fn service(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<ServiceHealth>> {
     Ok(Json(app.service(&id)?.health()))
 }
 
 /// `GET /services/{id}/explain`
-pub(crate) async fn explain(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Explanation>> {
+pub(crate) async fn explain(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<Explanation>> {
     Ok(Json(app.service(&id)?.explain()))
 }
 
 /// `GET /services/{id}/runs`
-pub(crate) async fn runs(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Vec<Run>>> {
+pub(crate) async fn runs(State(app): AppState, Parameters([id]): Parameters<1>) -> ApiResult<Json<Vec<Run>>> {
     app.service(&id)?;
     Ok(Json(last_runs(&app, &id)))
 }
@@ -108,7 +107,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
 /// `GET /services/{id}/overrides`
 pub(crate) async fn overrides(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
 ) -> ApiResult<Json<Vec<StoredOverride>>> {
     Overridden::find(&app, &id)?;
     Ok(Json(read_overrides(&app, &id).await?))
@@ -161,7 +160,7 @@ pub(crate) async fn audit(
 pub(crate) async fn events(
     State(app): AppState,
     Asked(query): Asked<EventsQuery>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> ([(HeaderName, &'static str); 1], Sse<impl Stream<Item = Result<Event, Infallible>>>) {
     let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
     // A mounted interface may outlive the services: its streams end at once then.
     let reconnect = if is_mounted && !session.is_open() { RECONNECT_AFTER_SHUTDOWN } else { RECONNECT };
@@ -176,5 +175,5 @@ pub(crate) async fn events(
     let hello = Event::default().comment("events from now on").retry(reconnect);
     let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
     let stream = stream::once(future::ready(hello)).chain(stream);
-    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    (UNBUFFERED, Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

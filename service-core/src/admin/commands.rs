@@ -75,7 +75,7 @@ pub(crate) struct CommandAnswer {
 /// `POST /services/{id}/{action}`
 pub(crate) async fn command(
     State(app): AppState,
-    Parameters((id, action)): Parameters<(String, String)>,
+    Parameters([id, action]): Parameters<2>,
     Input(author): Input<Author>,
 ) -> ApiResult<Json<CommandAnswer>> {
     let known = Command::ALL.map(Command::name).join(", ");
@@ -338,7 +338,7 @@ fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Valu
 /// `PUT /services/{id}/overrides/{key}`
 pub(crate) async fn put_override(
     State(app): AppState,
-    Parameters((id, key)): Parameters<(String, String)>,
+    Parameters([id, key]): Parameters<2>,
     Input(new): Input<NewOverride>,
 ) -> ApiResult<Json<OverriddenHealth>> {
     set_override(&app, &id, &key, new).await.map(Json)
@@ -388,7 +388,7 @@ pub(crate) async fn set_override(
 /// `DELETE /services/{id}/overrides/{key}`
 pub(crate) async fn delete_override(
     State(app): AppState,
-    Parameters((id, key)): Parameters<(String, String)>,
+    Parameters([id, key]): Parameters<2>,
     Input(author): Input<Author>,
 ) -> ApiResult<Json<OverriddenHealth>> {
     remove_override(&app, &id, &key, author).await.map(Json)

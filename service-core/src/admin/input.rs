@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::{Form, Json};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -49,15 +49,21 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Input<T> 
     }
 }
 
-/// Parts of the path. Text that is not UTF-8 is an error in JSON, as all others are.
-pub(crate) struct Parameters<T>(pub(crate) T);
+/// The last `N` parameters of the path. Those before them are of the path below which the interface is mounted. Text
+/// that is not UTF-8 is an error in JSON, as all others are.
+pub(crate) struct Parameters<const N: usize>(pub(crate) [String; N]);
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+impl<const N: usize, S: Send + Sync> FromRequestParts<S> for Parameters<N> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
-        let path = Path::<T>::from_request_parts(parts, state).await;
-        path.map(|Path(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+        let path = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Path(all) = path.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
+        let own = all.len().saturating_sub(N);
+        let values: Vec<String> = all.into_iter().skip(own).map(|(_, value)| value).collect();
+        // Each route has as many as its handler takes.
+        let values = values.try_into().map_err(|_| ApiError::new(StatusCode::NOT_FOUND, "there is no such page"))?;
+        Ok(Self(values))
     }
 }
 

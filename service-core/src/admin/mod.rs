@@ -12,7 +12,7 @@
 //! | `GET /services`, `/services/{id}` | the [`ServiceHealth`](crate::ServiceHealth) of all services, of one |
 //! | `GET /services/{id}/runs`, `/explain`, `/overrides` | the last 50 runs; the [`Explanation`](crate::Explanation); the overrides |
 //! | `POST /services/{id}/{start,stop,pause,resume,run,wake,reset}` | carries out the command; optional JSON body `{"by", "why"}`; the answer to `run` has its result in `report` |
-//! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}`; with the id `defaults`, or the name of a type, `paused` of several services |
+//! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}`; with the id `defaults`, or the name of a type that is no service's id, `paused` of several services |
 //! | `GET /work`, `/work/{table}/failed`, `POST /work/{table}/retry` | tables of work, failed rows, and their retry |
 //! | `GET /replicas` | all replicas, if services have `scope = "cluster"`, with the health of their services |
 //! | `GET /audit` | who changed what, when and why, the newest first |
@@ -79,8 +79,8 @@ pub use crate::admin::alert_rules::{AlertRules, alert_rules};
 pub use crate::admin::alerts::{AlertKind, ServiceAlert};
 pub use crate::admin::grafana::grafana_dashboard;
 
-/// Returns the whole of the admin interface, to be mounted in an application's own axum server with `nest` or
-/// `nest_service`. All links are relative.
+/// Returns the whole of the admin interface, to be mounted in an application's own axum server. All links are relative.
+/// With `nest_service` the dashboard is at `/admin` and at `/admin/`; with `nest` it is not at `/admin/`.
 ///
 /// It always needs the token, except for `/health/*`; without a token, all else is refused. `ADMIN_ADDR` and
 /// [`RegistryBuilder::admin`] are not needed for it.
@@ -91,7 +91,7 @@ pub use crate::admin::grafana::grafana_dashboard;
 ///
 /// # async fn example() -> Result<()> {
 /// let services = ServiceRegistry::start_all().await?;
-/// let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
+/// let app: Router = Router::new().nest_service("/admin", service_core::admin::router(&services));
 /// # let _ = app;
 /// # Ok(())
 /// # }
@@ -131,7 +131,8 @@ impl RegistryBuilder {
     }
 
     /// Adds text to `/metrics`, after the metrics of the services: what the application's own recorder renders in the
-    /// Prometheus text format. `render` is called for each request.
+    /// Prometheus text format. `render` is called for each request, on the thread of the interface. Code that blocks
+    /// delays all other requests there, those of `/health/live` too, and a shutdown waits 2 s for it.
     ///
     /// ```
     /// use service_core::ServiceRegistry;

@@ -153,7 +153,7 @@ fn paths(access: &Access) -> Paths {
     add("/replicas", HttpMethod::Get, replicas.unavailable().ok(JSON, list(reference("Replica"))));
     let boolean = ObjectBuilder::new().schema_type(Type::Boolean).build().into();
     let events =
-        Api::new("events", "The events of services, at most one message a second of each service. It does not end.")
+        Api::new("events", "The events of services from now on, at most one message a second of each service.")
             .bad_request()
             .with(parameter("service", ParameterIn::Query, text(), "Only the events of this service."))
             .with(parameter(

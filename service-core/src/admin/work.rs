@@ -57,7 +57,7 @@ pub(crate) struct Range {
 /// `GET /work/{table}/failed`
 pub(crate) async fn failed(
     State(app): AppState,
-    Parameters(name): Parameters<String>,
+    Parameters([name]): Parameters<1>,
     Asked(range): Asked<Range>,
 ) -> ApiResult<Json<Vec<FailedRow>>> {
     Ok(Json(failed_rows(&app, &name, range).await?))
@@ -86,7 +86,7 @@ pub(crate) struct Retry {
 /// `POST /work/{table}/retry`
 pub(crate) async fn retry(
     State(app): AppState,
-    Parameters(name): Parameters<String>,
+    Parameters([name]): Parameters<1>,
     Input(retry): Input<Retry>,
 ) -> ApiResult<Json<Value>> {
     let retried = retry_rows(&app, &name, retry).await?;

@@ -10,7 +10,7 @@ use crate::service::error::Error;
 pub(crate) enum CliError {
     /// It was refused, or it failed.
     Refused(String),
-    /// There is no such service.
+    /// There is no such service, or the server is no admin interface.
     NotFound(String),
     /// The admin interface cannot be reached, or does not answer.
     Unreachable(String),

@@ -18,6 +18,7 @@ use crate::admin::AdminInCode;
 use crate::cli::address::Address;
 use crate::cli::cli_error::CliError;
 use crate::humanize;
+use crate::observe::health::ServiceHealth;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server answers reading within milliseconds, unless its database hangs.
@@ -66,6 +67,20 @@ impl Client {
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.request(Method::GET, path, Bytes::new(), READ_TIMEOUT).await
+    }
+
+    /// Returns the health of all services.
+    ///
+    /// # Errors
+    /// It cannot be read. An admin interface has this page, so the answer 404 is that of another server.
+    pub(crate) async fn services(&self) -> Result<Vec<ServiceHealth>, CliError> {
+        match self.get("/services").await {
+            Err(CliError::NotFound(error)) => {
+                let why = format!("it answers `{}`: {error}", StatusCode::NOT_FOUND);
+                Err(CliError::Unreachable(self.is_no_admin_interface(&why)))
+            }
+            answer => answer,
+        }
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {

@@ -40,6 +40,15 @@ impl Done {
     }
 }
 
+/// One service as JSON.
+#[derive(Serialize)]
+struct OneService<'a> {
+    #[serde(flatten)]
+    health: &'a ServiceHealth,
+    /// The newest first.
+    last_runs: &'a [Run],
+}
+
 /// `status`
 pub(crate) async fn status(
     client: &Client,
@@ -50,14 +59,15 @@ pub(crate) async fn status(
 ) -> Result<Done, CliError> {
     let is_ill = |health: &ServiceHealth| health.status == HealthStatus::Unhealthy && !health.optional;
     let Some(id) = id else {
-        let mut services: Vec<ServiceHealth> = client.get("/services").await?;
+        let mut services = client.services().await?;
         status::sort(&mut services);
         let done = Done::new(output, &services, || status::overview(&services, SystemTime::now(), terminal))?;
         return Ok(Done { succeeded: !(check && services.iter().any(is_ill)), ..done });
     };
     let health: ServiceHealth = of_service(client, id, client.get(&path(id, "")).await).await?;
-    let runs: Vec<Run> = client.get(&path(id, "/runs")).await?;
-    let done = Done::new(output, &health, || status::one(&health, &runs, SystemTime::now(), terminal))?;
+    let runs: Vec<Run> = of_service(client, id, client.get(&path(id, "/runs")).await).await?;
+    let shown = OneService { health: &health, last_runs: &runs };
+    let done = Done::new(output, &shown, || status::one(&health, &runs, SystemTime::now(), terminal))?;
     Ok(Done { succeeded: !(check && is_ill(&health)), ..done })
 }
 
@@ -132,7 +142,8 @@ fn path(id: &str, rest: &str) -> String {
 /// Adds the nearest id to the error if there is no such service.
 async fn of_service<T>(client: &Client, id: &str, answer: Result<T, CliError>) -> Result<T, CliError> {
     let Err(CliError::NotFound(why)) = answer else { return answer };
-    let services: Vec<ServiceHealth> = client.get("/services").await.unwrap_or_default();
+    // Any server may answer 404 with an error, but only an admin interface has services.
+    let services = client.services().await?;
     let near = suggest::nearest(id, services.iter().map(|health| health.service_id.as_str()));
     Err(CliError::NotFound(match near {
         Some(near) => format!("{why}, did you mean `{near}`?"),

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::run_summary;
 use crate::cli::terminal::{self, Terminal};
@@ -19,10 +19,10 @@ const WIDE: u16 = 60;
 const RUNS: usize = 10;
 
 /// A run that has ended, as the admin interface returns it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Run {
     run: u64,
-    #[serde(deserialize_with = "rfc3339::deserialize")]
+    #[serde(with = "rfc3339")]
     started_at: SystemTime,
     duration_ms: f64,
     succeeded: bool,

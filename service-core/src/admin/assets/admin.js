@@ -19,8 +19,8 @@ function distance(seconds) {
 // The clock of this computer may differ from the server's, which has written its time into the page.
 let skew = document.body.dataset.now - Date.now();
 
-function tick() {
-  for (const time of document.querySelectorAll("time")) {
+function tick(part) {
+  for (const time of part.querySelectorAll("time")) {
     const ahead = Math.round((Date.parse(time.dateTime) - Date.now() - skew) / 1000);
     const text = ahead > 0 ? `in ${distance(ahead)}` : ahead < 0 ? `${distance(-ahead)} ago` : "now";
     if (time.textContent !== text) time.textContent = text;
@@ -60,6 +60,7 @@ function showLost(error) {
 function filter() {
   const wanted = search.value.trim().toLowerCase();
   for (const row of rows.children) row.hidden = wanted !== "" && !row.textContent.toLowerCase().includes(wanted);
+  document.getElementById("none").hidden = Array.from(rows.children).some((row) => !row.hidden);
 }
 
 function count() {
@@ -104,7 +105,6 @@ function showRows(page, requested) {
     if (moved) place(fresh);
   }
   for (const id of missing) document.getElementById(`service-${id}`)?.remove();
-  document.getElementById("none")?.toggleAttribute("hidden", rows.children.length > 0);
   count();
   filter();
 }
@@ -126,6 +126,21 @@ async function refreshList() {
   showRows(page, shown);
 }
 
+// ── who changes something ──────────────────────────────────────────────────────────────────────────────────────────────
+
+// As the default: a field with another value is one that a person has filled in.
+function remember(part) {
+  for (const input of part.querySelectorAll("[data-remember]")) {
+    const key = `service-admin-${input.dataset.remember}`;
+    try {
+      input.defaultValue ||= localStorage.getItem(key) ?? "";
+      input.addEventListener("change", () => localStorage.setItem(key, input.value));
+    } catch {
+      // The browser keeps nothing.
+    }
+  }
+}
+
 // ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 // A command that was refused answers with the page of the service, at an address that cannot be read.
@@ -133,29 +148,69 @@ const path = location.pathname.replace(/(\/ui\/services\/[^/]+)\/[^/]+$/, "$1");
 // A page that is loaded again does not say again what was done before.
 if (location.search.startsWith("?done=")) history.replaceState(null, "", path);
 
+// Whether a part was not replaced, because a person uses it.
+let isHeld = false;
+
+function showLive() {
+  showConnection(isHeld ? "◐ live, except for the part in use" : "● live");
+}
+
+function isInUse(part) {
+  const selection = getSelection();
+  if (!selection.isCollapsed && selection.containsNode(part, true)) return true;
+  // A person reads an error that is open, which new runs would move.
+  if (part.id !== "now" && part.querySelector("details[open]")) return true;
+  if (!part.querySelector("button")) return false;
+  const isFilledIn = (input) => input.value !== input.defaultValue;
+  return part.contains(document.activeElement) || Array.from(part.querySelectorAll("input")).some(isFilledIn);
+}
+
+// The new part takes over the focus and the scroll positions.
+function replacePart(old, fresh) {
+  const elements = (part) => Array.from(part.querySelectorAll("summary, pre, .scroll, a"));
+  const name = (element) => [element.tagName, element.getAttribute("href"), element.closest("tr")?.cells[0].textContent].join(" ");
+  const before = elements(old);
+  const positions = before.map((element) => [element.scrollLeft, element.scrollTop]);
+  const focused = before.indexOf(document.activeElement);
+  const focusVisible = document.activeElement.matches(":focus-visible");
+  old.replaceWith(fresh);
+  const after = elements(fresh);
+  positions.forEach(([left, top], n) => after[n]?.scrollTo(left, top));
+  if (focused < 0) return;
+  const wanted = name(before[focused]);
+  const counterpart = after.find((element) => name(element) === wanted) ?? after[focused];
+  counterpart?.focus({ preventScroll: true, focusVisible });
+}
+
 async function refreshParts() {
   const page = await fetchPage(path);
+  isHeld = false;
   for (const fresh of page.querySelectorAll("[data-part]")) {
     const old = document.getElementById(fresh.id);
-    if (!old || old.contains(document.activeElement)) continue;
-    const open = Array.from(old.querySelectorAll("details"), (details) => details.open);
-    fresh.querySelectorAll("details").forEach((details, n) => { if (fresh.id === "now") details.open = open[n] ?? details.open; });
-    // A person reads an error that is open.
-    if (fresh.id !== "now" && open.includes(true)) continue;
-    old.replaceWith(fresh);
+    if (!old) continue;
+    if (fresh.id === "now") {
+      const open = Array.from(old.querySelectorAll("details"), (details) => details.open);
+      fresh.querySelectorAll("details").forEach((details, n) => { details.open = open[n] ?? details.open; });
+    }
+    tick(old);
+    tick(fresh);
+    remember(fresh);
+    if (old.isEqualNode(fresh)) continue;
+    if (isInUse(old)) isHeld = true;
+    else replacePart(old, fresh);
   }
 }
 
 // What other replicas do is no event of this one.
 if (document.body.dataset.period) {
-  showConnection("● live");
+  showLive();
   let isReading = false;
   setInterval(async () => {
     if (document.hidden || isReading) return;
     isReading = true;
     try {
       await refreshParts();
-      showConnection("● live");
+      showLive();
     } catch (error) {
       showLost(error);
     }
@@ -177,7 +232,7 @@ if (live !== undefined && window.EventSource) {
   const show = () => {
     if (problem?.status === 404) showConnection("○ this service is not registered any more");
     else if (isLost || problem) showLost(problem);
-    else if (isOpen) showConnection("● live");
+    else if (isOpen) showLive();
   };
   const visible = (id) => {
     const row = document.getElementById(`service-${id}`);
@@ -278,6 +333,11 @@ if (live !== undefined && window.EventSource) {
     lost = null;
   };
   connect();
+  // The server has left out the other services, and those are counted, too.
+  if (rows && search.value) {
+    all = true;
+    schedule();
+  }
   let ticks = 0;
   // A reason may have a time in it ("retrying in 40 s"), which changes without an event. A service that hangs sends no
   // event, either, so all rows are read every 15 s, with one request.
@@ -301,16 +361,19 @@ rows?.addEventListener("focusout", () => setTimeout(() => { if (!rows.contains(d
 if (search && rows) {
   search.addEventListener("input", filter);
   search.form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+  // A browser may restore what was entered.
+  filter();
 }
 
-for (const input of document.querySelectorAll("[data-remember]")) {
-  const key = `service-admin-${input.dataset.remember}`;
-  try {
-    input.value ||= localStorage.getItem(key) ?? "";
-    input.addEventListener("change", () => localStorage.setItem(key, input.value));
-  } catch {
-    // The browser keeps nothing.
-  }
-}
+// A second click must not send a command twice. A page that the browser keeps may be shown again.
+const sent = new Set();
+document.addEventListener("submit", (event) => {
+  if (event.defaultPrevented) return;
+  if (sent.has(event.target)) event.preventDefault();
+  sent.add(event.target);
+});
+addEventListener("pageshow", (event) => { if (event.persisted) sent.clear(); });
 
-setInterval(tick, 1000);
+remember(document);
+
+setInterval(() => tick(document), 1000);

@@ -1,6 +1,7 @@
 //! What the forms of the pages send. They do what the API does, and lead back to their page.
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Form, RequestExt};
 use serde::Deserialize;
@@ -30,7 +31,7 @@ struct CommandForm {
 }
 
 /// `POST /ui/services/{id}/commands`
-pub(crate) async fn command(State(app): AppState, Parameters(id): Parameters<String>, request: Request) -> Response {
+pub(crate) async fn command(State(app): AppState, Parameters([id]): Parameters<1>, request: Request) -> Response {
     let root = Root::of(&request);
     let done = async {
         let form: CommandForm = form(request).await?;
@@ -63,7 +64,7 @@ struct OverrideForm {
 /// `POST /ui/services/{id}/overrides`
 pub(crate) async fn change_override(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
     request: Request,
 ) -> Response {
     let root = Root::of(&request);
@@ -73,9 +74,18 @@ pub(crate) async fn change_override(
             return remove_override(&app, &id, &key, Author::new(by, why)).await.map(|_| REMOVED);
         }
         // A number or a truth value is JSON; other text is a text.
-        let value = value
-            .map(|text| serde_json::from_str(text.trim()).unwrap_or_else(|_| Value::String(text.trim().to_owned())));
-        set_override(&app, &id, key.trim(), NewOverride { value, by, why, until }).await.map(|_| OVERRIDDEN)
+        let text = value.map(|text| Value::String(text.trim().to_owned()));
+        let json = text.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let set = async |value: Option<Value>| {
+            let new = NewOverride { value, by: by.clone(), why: why.clone(), until: until.clone() };
+            set_override(&app, &id, key.trim(), new).await.map(|_| OVERRIDDEN)
+        };
+        let Some(json) = json.filter(|json| !json.is_string()) else { return set(text).await };
+        match set(Some(json)).await {
+            // A setting that is a text may have digits only.
+            Err(refused) if refused.status == StatusCode::UNPROCESSABLE_ENTITY => set(text).await.map_err(|_| refused),
+            done => done,
+        }
     };
     match done.await {
         Ok(done) => Redirect::to(&format!("../{id}?done={done}")).into_response(),
@@ -84,7 +94,7 @@ pub(crate) async fn change_override(
 }
 
 /// `POST /ui/work/{table}/retry`
-pub(crate) async fn retry(State(app): AppState, Parameters(name): Parameters<String>, request: Request) -> Response {
+pub(crate) async fn retry(State(app): AppState, Parameters([name]): Parameters<1>, request: Request) -> Response {
     let root = Root::of(&request);
     let done = async {
         // A list of pairs, because the key of each chosen row is one.

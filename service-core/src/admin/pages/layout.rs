@@ -108,7 +108,7 @@ impl Page<'_> {
 }
 
 /// `GET /assets/{name}`
-pub(crate) async fn asset(Parameters(name): Parameters<String>) -> Response {
+pub(crate) async fn asset(Parameters([name]): Parameters<1>) -> Response {
     let (kind, text) = match name.as_str() {
         "admin.css" => ("text/css; charset=utf-8", STYLE),
         "admin.js" => ("text/javascript; charset=utf-8", SCRIPT),

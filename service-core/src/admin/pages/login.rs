@@ -36,7 +36,14 @@ pub(crate) fn refused(app: &App, request: &Request) -> Response {
     let opened =
         if request.method() == Method::POST { opened.rsplit_once('/').map_or("", |(page, _)| page) } else { opened };
     let message = "Log in to see this page.";
-    login_page(app, &Root::of(request), next_page(opened), Some(message), StatusCode::UNAUTHORIZED)
+    let mut response = login_page(app, &Root::of(request), next_page(opened), Some(message), StatusCode::UNAUTHORIZED);
+    // Where a link of another site leads, a browser does not send the cookie (`SameSite=Strict`). Our own page requests
+    // the same address once more, which is not `cross-site` any more.
+    let is_from_another_site = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if is_from_another_site && request.method() == Method::GET && app.access.has_a_token() {
+        response.headers_mut().insert(header::REFRESH, HeaderValue::from_static("0"));
+    }
+    response
 }
 
 /// Returns the page that follows a login: this one if it is one of ours, as a path relative to that of the login.

@@ -49,7 +49,7 @@ pub(crate) struct Query {
 /// `GET /ui/services/{id}`
 pub(crate) async fn service(
     State(app): AppState,
-    Parameters(id): Parameters<String>,
+    Parameters([id]): Parameters<1>,
     Asked(query): Asked<Query>,
     request: Request,
 ) -> Response {
@@ -237,8 +237,10 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Re
         Command::Wake => "Wake",
         Command::Reset => "Reset",
     };
+    // An open page shows and hides them. Those that come and go while a service works stand last: a button must not move
+    // to where another one was.
     let buttons =
-        [Command::Reset, Command::Resume, Command::Pause, Command::Run, Command::Wake, Command::Start, Command::Stop];
+        [Command::Reset, Command::Resume, Command::Pause, Command::Start, Command::Stop, Command::Run, Command::Wake];
     html! {
         form.act method="post" action=(root.link(&format!("ui/services/{}/commands", handle.id()))) {
             // What the Enter key in a field presses: without this button, the first command.
@@ -302,18 +304,20 @@ fn override_forms(
     }
     let action = root.link(&format!("ui/services/{id}/overrides"));
     html! {
-        @match overrides {
-            Err(error) => p.message.refused { (error.message) },
-            Ok(overrides) => @for (n, one) in overrides.iter().enumerate() {
-                form.act method="post" action=(action) {
-                    p {
-                        code { (one.key) " = " (one.value) } " by " b { (one.by) } ", " (time(Some(one.at), now))
-                        @if one.until.is_some() { ", ends " (time(one.until, now)) }
-                        @if !one.why.is_empty() { ": " (one.why) }
+        div #overridden data-part="overridden" {
+            @match overrides {
+                Err(error) => p.message.refused { (error.message) },
+                Ok(overrides) => @for (n, one) in overrides.iter().enumerate() {
+                    form.act method="post" action=(action) {
+                        p {
+                            code { (one.key) " = " (one.value) } " by " b { (one.by) } ", " (time(Some(one.at), now))
+                            @if one.until.is_some() { ", ends " (time(one.until, now)) }
+                            @if !one.why.is_empty() { ": " (one.why) }
+                        }
+                        input type="hidden" name="key" value=(one.key);
+                        (author(&format!("remove-{n}")))
+                        div.buttons { button type="submit" name="remove" value="yes" { "Remove this override" } }
                     }
-                    input type="hidden" name="key" value=(one.key);
-                    (author(&format!("remove-{n}")))
-                    div.buttons { button type="submit" name="remove" value="yes" { "Remove this override" } }
                 }
             }
         }

@@ -73,7 +73,7 @@ fn count(name: &str, count: Option<u64>) -> Markup {
 /// `GET /ui/work/{table}`
 pub(crate) async fn failed_rows(
     State(app): AppState,
-    Parameters(name): Parameters<String>,
+    Parameters([name]): Parameters<1>,
     Asked(range): Asked<Range>,
     request: Request,
 ) -> Response {

@@ -166,8 +166,12 @@ impl TableRows {
             let (id, type_name) = (service.id(), service.descriptor.id());
             let names = [("defaults", Scope::Defaults), (type_name, Scope::Type), (&**id, Scope::Service)];
             let names = names.into_iter().filter(|(name, scope)| *scope != Scope::Type || *name != &**id);
+            // An operator pauses or changes the service that has this id, not the others of its type.
+            let is_of_one = services.get(type_name).is_some();
             let scoped = names.flat_map(|(name, scope)| {
-                rows.get(name).into_iter().flatten().map(move |row| TableRow { scope, ..row.clone() })
+                let rows = rows.get(name).into_iter().flatten();
+                let rows = rows.filter(move |row| !(is_of_one && scope == Scope::Type && row.layer == Layer::Override));
+                rows.map(move |row| TableRow { scope, ..row.clone() })
             });
             let current: Vec<TableRow> = scoped.collect();
             let is_known = match self.state().read.get_key_value(id) {
