@@ -391,6 +391,19 @@ mod tests {
         assert!(!lease.is_held() && lease.is_wanted());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_with_a_short_lease_is_known_until_the_polls_that_follow() {
+        let lease = Lease::new(secs(1), Arc::<Seconds>::default());
+        lease.set_wanted(true);
+        let now = Instant::now();
+        let (label, has_handed_over) = ("web-2 (pid 71)".to_owned(), false);
+        lease.set_holder(Holder { label, epoch: 1, renewed: now, ends_late: None, seen: now, has_handed_over });
+        tokio::time::advance(secs(2)).await;
+        assert!(lease.describe_holder().is_ok());
+        tokio::time::advance(secs(1)).await;
+        assert!(lease.describe_holder().is_err());
+    }
+
     #[test]
     fn a_lease_that_was_lost_stays_lost() {
         let (lease, _clock) = lease();

@@ -34,7 +34,6 @@ on_each! {
     a_replica_that_was_seen_in_the_future_is_not_live_and_gets_no_service,
     a_shutdown_releases_the_lease_also_if_cleanup_does_not_end,
     a_shutdown_during_a_hand_over_releases_the_lease_also_if_cleanup_does_not_end,
-    with_a_short_lease_a_standby_stays_healthy,
     a_clock_that_was_set_back_is_named,
 }
 
@@ -371,26 +370,6 @@ async fn a_shutdown_during_a_hand_over_releases_the_lease_also_if_cleanup_does_n
     other.run_for(Duration::from_secs(27)).await;
     assert_eq!(there[moved].state(), ServiceState::Running);
     assert!(shutdown.await.unwrap().is_ok());
-}
-
-/// Has the shortest lease.
-struct Brief;
-
-#[service(interval = 10, scope = "cluster", lease = 1, discover = false)]
-impl Brief {
-    async fn update(&mut self) {}
-}
-
-/// Replicas look for the holder about once a second.
-async fn with_a_short_lease_a_standby_stays_healthy(replicas: Bed) {
-    let other = replicas.other().await;
-    let a = replicas.bed.start_fn(|| Brief).await;
-    let b = other.start_fn(|| Brief).await;
-    for _ in 0..100 {
-        replicas.run_for(0.1).await;
-        assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
-        assert_eq!(b.health().status, HealthStatus::Healthy, "{:?}", b.health());
-    }
 }
 
 async fn a_clock_that_was_set_back_is_named(replicas: Bed) {
