@@ -229,7 +229,7 @@ async fn wrong_numbers_are_errors_before_anything_starts() {
     }
     let set = |key: &str| builder().service_of::<Packer>("packer").set(key, 2).build();
     assert_says(set("packer_2.instances").await, &["`instances` of service `packer_2`", "set it for `packer`"]);
-    let packer = builder().service_of::<Packer>("packer_").set("packer_.instances", 2).build().await;
+    let packer = builder().service_of::<Packer>("packer_").set("packer.instances", 2).build().await;
     assert_says(packer, &["service `packer_`", "`instances = 2`", "`packer__1` is no id"]);
     assert_says(set("defaults.instances").await, &["`instances` of `[defaults]`", "cannot apply to all services"]);
     // A mistake in the section of the type is one error, not one for each instance.
