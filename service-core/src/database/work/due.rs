@@ -11,7 +11,7 @@
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
     Alias, Asterisk, Condition, Expr, ExprTrait, Func, IntoIden, LockBehavior, LockType, NullOrdering,
-    PostgresQueryBuilder, Query, SelectStatement, SqlWriterValues, SqliteQueryBuilder, Value,
+    PostgresQueryBuilder, Query, SelectStatement, SqlWriterValues, SqliteQueryBuilder,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
@@ -23,9 +23,6 @@ use crate::database::work::sql::{PENDING, status_value};
 use crate::database::work::sql_text::{as_integer, has_triggers_on_sqlite, quoted};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
-/// Julian day 0 in milliseconds before 1970, as SQLite counts.
-const JULIAN_EPOCH_MS: i64 = 210_866_760_000_000;
-const MS_A_DAY: f64 = 86_400_000.0;
 /// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970,
 /// and a text with small letters.
 const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
@@ -259,12 +256,13 @@ pub(crate) fn comparable(
     value: TimeValue,
     backend: DbBackend,
     at: DateTime<Utc>,
-) -> (Expr, Value) {
-    let time = Expr::col(column.as_column_ref());
+) -> (Expr, Expr) {
+    let (time, at) = (Expr::col(column.as_column_ref()), Expr::val(value(at)));
     if backend == DbBackend::Sqlite && is_text_time(value) {
-        (instant(time), Value::from(julian_day(at)))
+        // SQLite rounds both to a millisecond in the same way.
+        (instant(time), Func::cust("julianday").arg(at).into())
     } else {
-        (time, value(at))
+        (time, at)
     }
 }
 
@@ -275,11 +273,4 @@ fn instant(column: Expr) -> Expr {
 /// The same for a column of an index.
 pub(crate) fn instant_sql(column: &str) -> String {
     INSTANT.replace('?', column)
-}
-
-/// An instant as SQLite's `julianday` gives it.
-fn julian_day(at: DateTime<Utc>) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "SQLite converts the same integer")]
-    let ms = at.timestamp_millis().saturating_add(JULIAN_EPOCH_MS) as f64;
-    ms / MS_A_DAY
 }
