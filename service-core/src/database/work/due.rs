@@ -71,10 +71,14 @@ impl<E: WorkItem> DueRows<E> {
 
     /// The query for at most `limit` rows that are due at `now`. On PostgreSQL it locks them.
     pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
-        let mut statement = match self.backend {
-            DbBackend::Postgres => self.postgres(now, limit),
+        match self.backend {
+            DbBackend::Postgres => self.of_generation(self.postgres(now, limit)),
             _ => self.sqlite(now, limit),
-        };
+        }
+    }
+
+    /// The statement with a text of its own for each generation.
+    fn of_generation(&self, mut statement: Statement) -> Statement {
         if self.generation > 0 {
             statement.sql.push_str(&format!(" /* {} */", self.generation));
         }
@@ -95,7 +99,12 @@ impl<E: WorkItem> DueRows<E> {
             // SQLite's own estimates would sometimes choose to read the table.
             statement.sql = statement.sql.replacen(" WHERE ", &format!(" INDEXED BY {} WHERE ", quoted(index)), 1);
         }
-        statement
+        self.of_generation(statement)
+    }
+
+    /// For SQLite, a text that is not a time is undated, even in a column that is not nullable.
+    fn may_be_undated(&self, column: E::Column, value: TimeValue) -> bool {
+        column.def().is_null() || self.may_lack_times || self.is_text(value)
     }
 
     fn is_text(&self, value: TimeValue) -> bool {
