@@ -36,6 +36,9 @@ const MOST_SETTLING: Duration = Duration::from_secs(600);
 /// How long a row is left out of claims whose item meets conflicts with other transactions, at first.
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
 /// How often a table is inspected.
+/// After this time without a further error, those of a row no longer count: nothing else removes them if the row is
+/// deleted, or another service completes it. A row that is left out for an hour keeps them.
+const FORGET_LOSSES: Duration = LEAVE_OUT.saturating_mul(2);
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
 /// The state of one service's work tables between its runs.
@@ -55,6 +58,7 @@ pub(crate) struct WorkState {
 struct Losses {
     count: u32,
     /// How often the table had completed rows before the first of them.
+    last: tokio::time::Instant,
     completions: u64,
 }
 
@@ -228,10 +232,11 @@ impl WorkState {
         };
         let completions = self.with_table(table, |state| state.completions);
         let count = {
-            let mut losses = self.row_losses.lock();
+            let (mut losses, now) = (self.row_losses.lock(), tokio::time::Instant::now());
+            losses.retain(|_, losses| now.saturating_duration_since(losses.last) < FORGET_LOSSES);
             let key = (table.name.clone(), key_text(&row.key), kind);
-            let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
-            losses.count = losses.count.saturating_add(1);
+            let losses = losses.entry(key).or_insert(Losses { count: 0, last: now, completions });
+            (losses.count, losses.last) = (losses.count.saturating_add(1), now);
             losses.count
         };
         if count <= self.tolerated(kind) {
@@ -245,6 +250,11 @@ impl WorkState {
 
     /// How many errors of this kind in a row have no consequence for a row.
     fn tolerated(&self, kind: ErrorKind) -> u32 {
+    #[cfg(test)]
+    pub(crate) fn rows_with_losses(&self) -> usize {
+        self.row_losses.lock().len()
+    }
+
         match kind {
             // Each connection can have such a statement, and every second such error ends its connection.
             ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
