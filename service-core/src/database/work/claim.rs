@@ -58,6 +58,8 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
 /// How many rows are claimed, and which.
 struct ClaimQuery<E: EntityTrait> {
     wanted: u64,
+    /// The claim is of one row alone, and the others of its batch wait for the next one.
+    leaves_others: bool,
     due: DueRows<E>,
 }
 
@@ -88,8 +90,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         if !left_out.is_empty() {
             filter = Condition::all().add(filter).add(table.none_of(&left_out));
         }
-        if let Some(key) = size.only {
-            filter = Condition::all().add(filter).add(table.is_key(&key));
+        if let Some(key) = &size.only {
+            filter = Condition::all().add(filter).add(table.is_key(key));
         }
         let due = DueRows {
             backend: table.backend,
@@ -99,7 +101,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };
-        Ok(ClaimQuery { wanted: size.rows, due })
+        Ok(ClaimQuery { wanted: size.rows, leaves_others: size.only.is_some(), due })
     }
 
     /// Changes the claim so that it may succeed if it is tried again at once. Returns whether it may.
@@ -126,7 +128,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         loop {
             match self.claim_batch(&table, &mut query).await {
                 Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => tries += 1,
-                claimed => return claimed,
+                claimed => {
+                    return claimed.map(|mut batch| {
+                        batch.add_charged(0, query.leaves_others);
+                        batch
+                    });
+                }
             }
         }
     }
@@ -291,7 +298,9 @@ impl<E: WorkItem> ClaimRequest<E> {
             tx.commit().await?;
         }
         if query.wanted == 0 || !self.has_work(&table, &mut query).await? {
-            return self.empty(&table);
+            let mut batch = self.empty(&table)?;
+            batch.add_charged(0, query.leaves_others);
+            return Ok(batch);
         }
         let concurrency = self.possible_concurrency(&table);
         let most_unwritten = if self.can_lend_ahead(&table) { concurrency } else { 0 };
@@ -321,7 +330,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             batch.take(claimed.rows, query.wanted, &evidence, claimed.suspects).await?;
             batch.commit_taken().await?;
         }
-        batch.add_charged(claimed.charged.len() as u64, claimed.more);
+        batch.add_charged(claimed.charged.len() as u64, claimed.more || query.leaves_others);
         Ok(batch)
     }
 
