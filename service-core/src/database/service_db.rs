@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, ExecResult, StatementBuilder};
 use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
@@ -181,12 +181,9 @@ impl ServiceDb {
     }
 
     /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ
-    /// COMMITTED: at a higher default level, the server refuses a statement if another worker writes the same row.
+    /// COMMITTED: at a higher default level, the server refuses a statement if another worker writes the same row. On
+    /// SQLite it waits for its turn: without one, other writers could keep the lock from it.
     pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
-        if self.db().get_database_backend() != DbBackend::Postgres {
-            self.tx.check_reachable()?;
-            return Ok(self.db().execute(statement).await?);
-        }
         let tx = self.begin().await?;
         let done = tx.connection().await?.execute(statement).await?;
         tx.commit().await?;

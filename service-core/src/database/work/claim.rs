@@ -306,20 +306,16 @@ impl<E: WorkItem> ClaimRequest<E> {
         let most_unwritten = if self.can_lend_ahead(&table) { concurrency } else { 0 };
         let in_flight = concurrency.saturating_add(most_unwritten);
         let guard = ClaimGuard::new(&self.service_db, &table);
-        let mut claimed_at = (Instant::now(), SystemTime::now());
         let mut tries = 1;
         let claimed = loop {
             match self.claim_leases(&table, &query, &guard.owner, in_flight).await {
-                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => {
-                    tries += 1;
-                    claimed_at = (Instant::now(), SystemTime::now());
-                }
+                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => tries += 1,
                 claimed => break claimed?,
             }
         };
         let owner = guard.disarm();
         let lease = (!claimed.rows.is_empty())
-            .then(|| RowLease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
+            .then(|| RowLease::start(&self.service_db, &table.name, owner, self.lease, claimed.at));
         let count = claimed.rows.len() as u64;
         let settler = Settler::new(&self.service_db, &table, lease, count);
         let mut batch = Batch::new(settler.with_limits(concurrency, most_unwritten, self.item_timeout));
@@ -396,14 +392,15 @@ impl<E: WorkItem> ClaimRequest<E> {
     ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = transaction.connection().await.map_err(failed)?;
-        let now = self.service_db.clock.now();
+        // After the wait for SQLite's write lock.
+        let (at, now) = ((Instant::now(), SystemTime::now()), self.service_db.clock.now());
         let claims = self.read_claims(tx, table).await.map_err(failed)?;
         let FreeRows { mut rows, keys } = self.free_rows(tx, table, query, &claims.held, now).await.map_err(failed)?;
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
             return Err(Error::new(not_found));
         }
         let more = rows.len() as u64 > query.wanted;
-        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more };
+        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more, at };
         rows.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         // Last, so that the other rows are done if such a row kills the process again.
         rows.sort_by_key(|(key, _)| claims.crashes.contains_key(key));
@@ -561,6 +558,8 @@ struct LeasedRows {
 /// Releases the claims if the future is dropped before its batch owns them.
 struct ClaimGuard<'a> {
     service_db: &'a ServiceDb,
+    /// When the claims were made, or earlier.
+    at: (Instant, SystemTime),
     table: &'a Arc<TableSql>,
     owner: String,
     is_armed: bool,
