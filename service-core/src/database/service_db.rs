@@ -110,6 +110,13 @@ impl ServiceDb {
         services.need_is_down(&service.inner)
     }
 
+    /// A claim takes what was left because of an outage: its end makes no run due, unless rows are left again.
+    pub(crate) fn continues_now(&self) {
+        if let Some((_, service)) = self.service() {
+            service.inner.lock().requests.continues_after_outage = false;
+        }
+    }
+
     /// Makes a run due.
     pub(crate) fn wake(&self) {
         if let Some((_, service)) = self.service() {

@@ -79,7 +79,11 @@ impl<E: WorkItem> ClaimRequest<E> {
         if work.are_postponed(table) && !self.service_db.need_is_down() {
             work.outage_ended(table);
         }
-        let Some(left_out) = work.left_out_keys(table) else {
+        let left_out = work.left_out_keys(table);
+        if !work.leaves_rows() {
+            self.service_db.continues_now();
+        }
+        let Some(left_out) = left_out else {
             self.check_refusal(table)?;
             return Err(Error::msg(format!(
                 "more than 200 rows of `{}` are left out of claims, so nothing is claimed: correct the rows that the warnings in the log name",

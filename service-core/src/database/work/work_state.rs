@@ -481,6 +481,11 @@ impl WorkState {
 
     /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the
     /// cause itself.
+    /// Whether rows of any table wait for the end of an outage.
+    pub(crate) fn leaves_rows(&self) -> bool {
+        self.tables.lock().values().any(|state| state.left_out.are_postponed())
+    }
+
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| state.left_out.refusal())
     }
