@@ -101,6 +101,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             backend: table.backend,
             filter,
             order: self.order.clone(),
+            may_lack_times: work.may_lack_times(table),
             dated_first: work.dated_rows_first(table, !self.filter.is_empty()),
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
@@ -557,13 +558,13 @@ struct LeasedRows {
     /// The rows that lost an attempt for crashes; they are not lent this time.
     charged: Vec<RowRef>,
     more: bool,
+    /// When the claims were made, or earlier.
+    at: (Instant, SystemTime),
 }
 
 /// Releases the claims if the future is dropped before its batch owns them.
 struct ClaimGuard<'a> {
     service_db: &'a ServiceDb,
-    /// When the claims were made, or earlier.
-    at: (Instant, SystemTime),
     table: &'a Arc<TableSql>,
     owner: String,
     is_armed: bool,

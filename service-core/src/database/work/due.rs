@@ -41,6 +41,8 @@ pub(crate) struct DueRows<E: EntityTrait> {
     pub(crate) filter: Condition,
     /// The user's order, which replaces the usual one.
     pub(crate) order: Vec<(E::Column, Order)>,
+    /// Rows may have no time, although the entity requires one. They cannot be read, and are reported.
+    pub(crate) may_lack_times: bool,
     /// Rows with a time take the first turn.
     pub(crate) dated_first: bool,
     /// The claim index, if SQLite has it.
@@ -61,8 +63,7 @@ impl<E: WorkItem> DueRows<E> {
     /// The kinds of rows, in the order in which they take turns.
     pub(crate) fn kinds(&self) -> &'static [RowKind] {
         match E::__work().available_at {
-            // For SQLite, a text that is not a time is undated, even in a column that is not nullable.
-            Some((column, value)) if self.order.is_empty() && (column.def().is_null() || self.is_text(value)) => {
+            Some((column, value)) if self.order.is_empty() && self.may_be_undated(column, value) => {
                 if self.dated_first { &[RowKind::Dated, RowKind::Undated] } else { &[RowKind::Undated, RowKind::Dated] }
             }
             _ => &[RowKind::All],
@@ -116,7 +117,6 @@ impl<E: WorkItem> DueRows<E> {
         let mut select =
             E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
         if let Some((column, value)) = work.available_at {
-            let is_text = self.is_text(value);
             let (time, now) = comparable(column, value, self.backend, now);
             let due = time.clone().lte(now);
             select = select.filter(match kind {
@@ -125,7 +125,7 @@ impl<E: WorkItem> DueRows<E> {
                     Func::cust("unlikely").arg(time.is_null()).into()
                 }
                 RowKind::Undated => time.is_null(),
-                RowKind::All if is_text || column.def().is_null() => due.or(time.is_null()),
+                RowKind::All if self.may_be_undated(column, value) => due.or(time.is_null()),
                 RowKind::All | RowKind::Dated => due,
             });
         }

@@ -35,10 +35,10 @@ const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 const MOST_SETTLING: Duration = Duration::from_secs(600);
 /// How long a row is left out of claims whose item meets conflicts with other transactions, at first.
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
-/// How often a table is inspected.
 /// After this time without a further error, those of a row no longer count: nothing else removes them if the row is
 /// deleted, or another service completes it. A row that is left out for an hour keeps them.
 const FORGET_LOSSES: Duration = LEAVE_OUT.saturating_mul(2);
+/// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
 /// The state of one service's work tables between its runs.
@@ -57,8 +57,8 @@ pub(crate) struct WorkState {
 #[derive(Debug)]
 struct Losses {
     count: u32,
-    /// How often the table had completed rows before the first of them.
     last: tokio::time::Instant,
+    /// How often the table had completed rows before the first of them.
     completions: u64,
 }
 
@@ -79,6 +79,7 @@ struct TableState {
     generation: u32,
     inspected: Option<Instant>,
     has_triggers: bool,
+    may_lack_times: bool,
     claim_index: Option<String>,
     /// Rows that the table refused to complete before it completed others.
     refused_alone: BTreeSet<String>,
@@ -248,13 +249,13 @@ impl WorkState {
         }
     }
 
-    /// How many errors of this kind in a row have no consequence for a row.
-    fn tolerated(&self, kind: ErrorKind) -> u32 {
     #[cfg(test)]
     pub(crate) fn rows_with_losses(&self) -> usize {
         self.row_losses.lock().len()
     }
 
+    /// How many errors of this kind in a row have no consequence for a row.
+    fn tolerated(&self, kind: ErrorKind) -> u32 {
         match kind {
             // Each connection can have such a statement, and every second such error ends its connection.
             ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
@@ -423,11 +424,22 @@ impl WorkState {
     }
 
     /// Records the result of an inspection.
-    pub(crate) fn inspected(&self, table: &TableSql, has_triggers: bool, claim_index: Option<String>) {
+    pub(crate) fn inspected(
+        &self,
+        table: &TableSql,
+        has_triggers: bool,
+        may_lack_times: bool,
+        claim_index: Option<String>,
+    ) {
         self.with_table(table, |state| {
             (state.inspected, state.has_triggers) = (Some(Instant::now()), has_triggers);
-            state.claim_index = claim_index;
+            (state.claim_index, state.may_lack_times) = (claim_index, may_lack_times);
         });
+    }
+
+    /// Whether the database accepts rows without a value of `available_at`, as far as that is known.
+    pub(crate) fn may_lack_times(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.may_lack_times)
     }
 
     /// A statement has found that the table has triggers or rules now.
@@ -474,6 +486,11 @@ impl WorkState {
         self.with_table(table, |state| state.left_out.are_postponed())
     }
 
+    /// Whether rows of any table wait for the end of an outage.
+    pub(crate) fn leaves_rows(&self) -> bool {
+        self.tables.lock().values().any(|state| state.left_out.are_postponed())
+    }
+
     /// What the service needs is up: rows no longer wait for it.
     pub(crate) fn outage_ended(&self, table: &TableSql) {
         self.with_table(table, |state| state.left_out.outage_ended());
@@ -481,11 +498,6 @@ impl WorkState {
 
     /// Why the table refused to complete rows, if no row has completed since. `None` for a single row, which may be the
     /// cause itself.
-    /// Whether rows of any table wait for the end of an outage.
-    pub(crate) fn leaves_rows(&self) -> bool {
-        self.tables.lock().values().any(|state| state.left_out.are_postponed())
-    }
-
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| state.left_out.refusal())
     }

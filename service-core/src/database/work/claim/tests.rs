@@ -77,6 +77,7 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
                 backend: DbBackend::Sqlite,
                 filter: Condition::all(),
                 order: Vec::new(),
+                may_lack_times: false,
                 dated_first,
                 index: Some("job_claim_idx".to_owned()),
                 generation: 0,
