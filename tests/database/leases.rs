@@ -15,7 +15,7 @@ use service_core::prelude::*;
 
 use crate::Bench;
 use crate::batches::{one_connection, reads};
-use crate::bed::Bed;
+use crate::bed::{Bed, on_each};
 use crate::killed::Worker;
 use crate::log::Log;
 use crate::tables::{effects, job, jobs, more_jobs, statuses};
@@ -295,4 +295,39 @@ async fn on_sqlite_other_writers_do_not_keep_claims_from_being_renewed() {
     assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed' AND attempts = 1").await, 1);
     let lost: Vec<_> = log.warnings().into_iter().filter(|line| line.contains("claim")).collect();
     assert!(lost.iter().all(|line| line.contains("no index serves")), "{lost:?}");
+}
+
+on_each! {
+    a_batch_that_is_dropped_in_a_run_that_goes_on_releases_its_claims,
+}
+
+/// Drops a batch with one item in flight, and goes on.
+struct Dropper;
+
+#[service(discover = false)]
+impl Dropper {
+    async fn run(&mut self, cx: &Context) -> Result<()> {
+        let mut batch = cx.claim_each::<job::Entity>(3).await?;
+        assert!(batch.next().await?.is_some());
+        drop(batch);
+        cx.stopping().await;
+        Ok(())
+    }
+}
+
+async fn a_batch_that_is_dropped_in_a_run_that_goes_on_releases_its_claims(bed: Bed) {
+    const CLAIMS: &str = "SELECT count(*) FROM service_claim";
+    jobs(&bed.db, 3).await;
+    let dropper = bed.bed.start(Dropper).await;
+    bed.bed.run_for(Duration::from_secs(2)).await;
+    assert_eq!(bed.number(CLAIMS).await, 1, "that of the item in flight");
+    bed.bed.run_for(Duration::from_secs(30)).await;
+    assert_eq!(bed.number(CLAIMS).await, 0);
+    let charged = crate::tables::job(&bed.db, 1).await;
+    assert_eq!((charged.attempts, charged.error_message.as_deref()), (1, Some("not settled")));
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'pending' AND attempts = 0").await, 2);
+    bed.bed.run_for(Duration::from_secs(300)).await;
+    dropper.stop().await.unwrap();
+    assert_eq!(crate::tables::job(&bed.db, 1).await.attempts, 1, "once");
+    assert_eq!(bed.number(CLAIMS).await, 0);
 }

@@ -22,6 +22,7 @@ use crate::database::write_lock::WriteLock;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::runtime::status::Activity;
 use crate::service::error::Result;
 
 /// One service's access to the registry's database. Cheap to clone.
@@ -115,6 +116,13 @@ impl ServiceDb {
         if let Some((_, service)) = self.service() {
             service.inner.lock().requests.continues_after_outage = false;
         }
+    }
+
+    /// Whether a run of the service is in progress.
+    pub(crate) fn is_in_run(&self) -> bool {
+        self.service().is_some_and(|(_, service)| {
+            matches!(service.inner.lock().status.activity, Activity::InRun | Activity::InBlockingRun)
+        })
     }
 
     /// Makes a run due.

@@ -310,7 +310,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let concurrency = self.possible_concurrency(&table);
         let most_unwritten = if self.can_lend_ahead(&table) { concurrency } else { 0 };
         let in_flight = concurrency.saturating_add(most_unwritten);
-        let guard = ClaimGuard::new(&self.service_db, &table);
+        let guard = ClaimGuard::new(&self.service_db, &table, self.lease);
         let mut tries = 1;
         let claimed = loop {
             match self.claim_leases(&table, &query, &guard.owner, in_flight).await {
@@ -567,12 +567,13 @@ struct ClaimGuard<'a> {
     service_db: &'a ServiceDb,
     table: &'a Arc<TableSql>,
     owner: String,
+    lease: Duration,
     is_armed: bool,
 }
 
 impl<'a> ClaimGuard<'a> {
-    fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>) -> Self {
-        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), is_armed: true }
+    fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>, lease: Duration) -> Self {
+        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), lease, is_armed: true }
     }
 
     fn disarm(mut self) -> String {
@@ -584,7 +585,7 @@ impl<'a> ClaimGuard<'a> {
 impl Drop for ClaimGuard<'_> {
     fn drop(&mut self) {
         if self.is_armed {
-            self.service_db.work.defer_claims(self.table, std::mem::take(&mut self.owner), Vec::new());
+            self.service_db.drop_claims(self.table, std::mem::take(&mut self.owner), Vec::new(), self.lease);
         }
     }
 }

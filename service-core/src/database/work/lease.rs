@@ -46,7 +46,7 @@ const NO_OWNER: &str = "";
 #[derive(Debug)]
 pub(crate) struct RowLease {
     pub(crate) owner: String,
-    length: Duration,
+    pub(crate) length: Duration,
     state: Arc<LeaseState>,
     renewing: JoinHandle<()>,
 }

@@ -420,7 +420,7 @@ impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
             let charges = std::mem::take(self.dropped.get_mut());
-            self.service_db.work.defer_claims(&self.table, lease.owner.clone(), charges);
+            self.service_db.drop_claims(&self.table, lease.owner.clone(), charges, lease.length);
         }
     }
 }

@@ -530,6 +530,12 @@ impl WorkState {
         self.reported.lock().insert(what)
     }
 
+    /// The settlement of this owner's claims, if it is not written yet.
+    pub(crate) fn unsettled(&self, owner: &str) -> Option<Settlement> {
+        let settlements = self.settlements.lock();
+        settlements.iter().find(|settlement| settlement.owner.as_deref() == Some(owner)).cloned()
+    }
+
     /// The settlements that are not written yet. `error` becomes the message of those that have none.
     pub(crate) fn pending(&self, error: Option<&str>) -> Vec<Settlement> {
         let mut pending = self.settlements.lock();
