@@ -107,6 +107,7 @@ on_each! {
     a_service_that_never_ends_is_named,
     a_service_of_another_replica_that_never_ends_is_named,
     a_probe_is_checked_on_virtual_time,
+    failed_rows_are_tried_again_on_virtual_time,
 }
 
 /// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time
@@ -750,4 +751,47 @@ async fn a_probe_is_checked_on_virtual_time(bed: Bed) {
     bed.run_for(Duration::from_secs(11)).await;
     let health = service.health();
     assert_eq!((health.state, health.failures), (ServiceState::Running, 0), "{health:?}");
+}
+
+/// A time that is never NULL.
+mod visit {
+    use sea_orm::entity::prelude::*;
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "visit")]
+    #[work_item(status = "status", available_at = "due")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i64,
+        pub(crate) status: String,
+        pub(crate) due: DateTimeUtc,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+#[derive(Default)]
+struct Visitor;
+
+#[service(interval = 1, discover = false)]
+impl Visitor {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.claim::<visit::Entity>(10).for_each(async |_| ()).await
+    }
+}
+
+/// The time of the bed is long before that of the machine.
+async fn failed_rows_are_tried_again_on_virtual_time(bed: Bed) {
+    crate::tables::create(&bed.db, visit::Entity).await;
+    bed.execute("INSERT INTO visit VALUES (1, 'failed', '2025-12-01T12:00:00+00:00')").await;
+    bed.bed.start_of::<Visitor>().await;
+    bed.bed.run_for(Duration::from_secs(5)).await;
+    let retried = service_core::database::retry_failed::<visit::Entity>(&bed.db, visit::Column::Id.eq(1)).await;
+    assert_eq!(retried.unwrap(), 1);
+    bed.bed.run_for(Duration::from_secs(5)).await;
+    assert_eq!(bed.number("SELECT count(*) FROM visit WHERE status = 'completed'").await, 1);
 }

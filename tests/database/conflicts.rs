@@ -12,6 +12,27 @@ use crate::Bench;
 use crate::away::{health, until};
 use crate::tables::{effect, effects, job, jobs, statuses};
 
+/// A key that is a text.
+mod coded {
+    use sea_orm::entity::prelude::*;
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "coded")]
+    #[work_item(status = "status", available_at = "due")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub(crate) code: String,
+        pub(crate) status: String,
+        pub(crate) due: Option<DateTimeUtc>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 async fn work(
     service_db: &ServiceDb,
     each: bool,
@@ -58,6 +79,25 @@ async fn a_table_that_is_changed_beside_a_worker_fails_no_run() {
             bench.db.execute_unprepared(sql).await.unwrap();
         }
         assert_eq!(work(&service_db, each, well).await.unwrap(), Outcome::processed(10).again(), "{each}");
+        let key_type = |to: &str| format!("ALTER TABLE coded ALTER COLUMN code TYPE {to}");
+        for sql in [
+            "DROP TABLE IF EXISTS coded",
+            "CREATE TABLE coded (code varchar(50) PRIMARY KEY, status text NOT NULL, due timestamptz)",
+            "INSERT INTO coded SELECT 'code ' || n, 'pending' FROM generate_series(1, 50) AS n",
+        ] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        let take_ten = async || match each {
+            true => service_db.claim_each::<coded::Entity>(10).for_each(async |_| ()).await,
+            false => service_db.claim::<coded::Entity>(10).for_each(async |_| ()).await,
+        };
+        for to in ["text", "varchar(99)"] {
+            for _ in 0..2 {
+                assert_eq!(take_ten().await.unwrap(), Outcome::processed(10).again(), "{each}");
+            }
+            bench.db.execute_unprepared(&key_type(to)).await.unwrap();
+        }
+        assert_eq!(take_ten().await.unwrap(), Outcome::processed(10), "{each}");
     }
 }
 

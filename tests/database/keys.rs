@@ -51,6 +51,26 @@ mod unnamed {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// A key of bytes.
+mod digests {
+    use sea_orm::entity::prelude::*;
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "digests")]
+    #[work_item(status = "status")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub(crate) digest: Vec<u8>,
+        pub(crate) status: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// A time in the key.
 mod timed {
     use sea_orm::entity::prelude::*;
@@ -396,4 +416,24 @@ async fn on_sqlite_rows_without_a_key_take_no_places_of_a_claim() {
         assert_eq!(run::<ticket::Entity>(&service_db, each, false).await.unwrap(), Outcome::processed(1), "{each}");
         assert_eq!(run::<ticket::Entity>(&service_db, each, false).await.unwrap(), Outcome::idle(), "{each}");
     }
+}
+
+/// The driver reads a text as bytes, too, but SQLite does not compare it with bytes.
+#[tokio::test]
+async fn on_sqlite_a_text_in_place_of_bytes_fails_the_run() {
+    let bench = Bench::sqlite().await;
+    bench.db.execute_unprepared("CREATE TABLE effect (n BIGINT NOT NULL)").await.unwrap();
+    create(&bench.db, digests::Entity).await;
+    let insert = "INSERT INTO digests VALUES ('text', 'pending'), (x'0102', 'pending')";
+    bench.db.execute_unprepared(insert).await.unwrap();
+    for each in [false, true] {
+        let service_db = service_db(&bench);
+        for writes in [false, true] {
+            let error = run::<digests::Entity>(&service_db, each, writes).await.unwrap_err();
+            assert!(format!("{error:#}").contains("`digests` does not find its row"), "{each} {writes}: {error:#}");
+        }
+    }
+    assert_eq!(number(&bench.db, "SELECT count(*) AS n FROM effect").await, 0);
+    bench.db.execute_unprepared("DELETE FROM digests WHERE typeof(digest) = 'text'").await.unwrap();
+    assert_eq!(run::<digests::Entity>(&service_db(&bench), true, true).await.unwrap(), Outcome::processed(1));
 }

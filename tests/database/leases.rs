@@ -3,17 +3,21 @@
 
 use std::future::Future;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use sea_orm::{ConnectionTrait, Statement};
 use service_core::__private::database::{ServiceDb, WallClock};
-use service_core::{Error, Outcome, Result};
+use service_core::prelude::*;
 
 use crate::Bench;
 use crate::batches::{one_connection, reads};
+use crate::bed::{Bed, on_each};
 use crate::killed::Worker;
+use crate::log::Log;
 use crate::tables::{effects, job, jobs, more_jobs, statuses};
 
 /// Owner and crashes of each claim.
@@ -241,4 +245,89 @@ async fn sent(bench: &Bench) -> i64 {
         Ok(Some(row)) => row.try_get("", "n").unwrap(),
         _ => 0,
     }
+}
+
+/// Holds SQLite's write lock again and again, without a gap.
+#[derive(Default)]
+struct Greedy;
+
+#[service(interval = 1, discover = false)]
+impl Greedy {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let tx = cx.begin().await?;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        tx.commit().await?;
+        Ok(Outcome::idle().again())
+    }
+}
+
+/// Each item takes longer than the lease.
+#[derive(Clone, Default)]
+struct Slow {
+    calls: Arc<AtomicU32>,
+}
+
+#[service(interval = 1, discover = false)]
+impl Slow {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let claim = cx.claim_each::<job::Entity>(1).lease(Duration::from_secs(3));
+        claim
+            .for_each(async |_| {
+                self.calls.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            })
+            .await
+    }
+}
+
+/// The renewal of the claims queues for the lock as every other writer does.
+#[tokio::test(start_paused = true)]
+async fn on_sqlite_other_writers_do_not_keep_claims_from_being_renewed() {
+    let bed = Bed::file().await.unwrap();
+    jobs(&bed.db, 1).await;
+    let (log, _listening) = Log::listen();
+    let (services, slow) = (bed.bed.services().await, Slow::default());
+    services.register("slow", slow.clone()).start().await.unwrap();
+    services.register("other", slow.clone()).start().await.unwrap();
+    services.register("greedy", Greedy).start().await.unwrap();
+    bed.bed.run_for(Duration::from_secs(30)).await;
+    assert_eq!(slow.calls.load(Ordering::SeqCst), 1);
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed' AND attempts = 1").await, 1);
+    let lost: Vec<_> = log.warnings().into_iter().filter(|line| line.contains("claim")).collect();
+    assert!(lost.iter().all(|line| line.contains("no index serves")), "{lost:?}");
+}
+
+on_each! {
+    a_batch_that_is_dropped_in_a_run_that_goes_on_releases_its_claims,
+}
+
+/// Drops a batch with one item in flight, and goes on.
+struct Dropper;
+
+#[service(discover = false)]
+impl Dropper {
+    async fn run(&mut self, cx: &Context) -> Result<()> {
+        let mut batch = cx.claim_each::<job::Entity>(3).await?;
+        assert!(batch.next().await?.is_some());
+        drop(batch);
+        cx.stopping().await;
+        Ok(())
+    }
+}
+
+async fn a_batch_that_is_dropped_in_a_run_that_goes_on_releases_its_claims(bed: Bed) {
+    const CLAIMS: &str = "SELECT count(*) FROM service_claim";
+    jobs(&bed.db, 3).await;
+    let dropper = bed.bed.start(Dropper).await;
+    bed.bed.run_for(Duration::from_secs(2)).await;
+    assert_eq!(bed.number(CLAIMS).await, 1, "that of the item in flight");
+    bed.bed.run_for(Duration::from_secs(30)).await;
+    assert_eq!(bed.number(CLAIMS).await, 0);
+    let charged = crate::tables::job(&bed.db, 1).await;
+    assert_eq!((charged.attempts, charged.error_message.as_deref()), (1, Some("not settled")));
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'pending' AND attempts = 0").await, 2);
+    bed.bed.run_for(Duration::from_secs(300)).await;
+    dropper.stop().await.unwrap();
+    assert_eq!(crate::tables::job(&bed.db, 1).await.attempts, 1, "once");
+    assert_eq!(bed.number(CLAIMS).await, 0);
 }

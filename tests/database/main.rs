@@ -138,6 +138,7 @@ exercise! {
         a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row,
         only_the_row_that_does_not_fit_fails,
         a_row_without_a_value_that_the_framework_needs_is_left_as_it_is,
+        a_row_without_the_time_that_its_entity_requires_is_left_as_it_is,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_row_that_fails_when_its_run_has_ended_is_a_warning,
         a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,

@@ -188,3 +188,25 @@ pub(crate) async fn a_service_fails_whatever_the_words_of_its_error(bench: Bench
     // Its error names the failed services.
     let _ = services.shutdown().await;
 }
+
+struct Unsuccessful;
+
+#[service(interval = 60, discover = false)]
+impl Unsuccessful {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.claim::<job::Entity>(1).for_each(async |_| Err::<(), _>("not yet")).await
+    }
+}
+
+/// Also those that are no warnings.
+#[tokio::test(start_paused = true)]
+async fn the_lines_about_an_item_have_the_labels_of_its_service() {
+    let bed = crate::bed::Bed::memory().await.unwrap();
+    jobs(&bed.db, 1).await;
+    let (log, _listening) = crate::log::Log::listen();
+    let services = bed.bed.services().await;
+    services.register("unsuccessful", Unsuccessful).label("tenant", "acme").start().await.unwrap();
+    bed.bed.run_for(std::time::Duration::from_secs(1)).await;
+    let lines: Vec<_> = log.lines().into_iter().filter(|line| line.contains("will be tried again")).collect();
+    assert!(matches!(&lines[..], [line] if line.contains("service.labels=tenant=acme ")), "{lines:?}");
+}

@@ -27,6 +27,7 @@ on_each! {
     errors_of_another_database_cost_no_attempt_during_its_outage,
     the_end_of_an_outage_makes_a_run_due,
     the_end_of_an_outage_makes_a_run_due_after_a_retry_without_rows,
+    the_end_of_an_outage_makes_a_run_due_after_a_run_without_a_claim,
     rows_that_fail_just_after_an_outage_are_claimed_at_once,
     an_item_that_never_is_to_be_tried_again_ends_no_run,
 }
@@ -364,6 +365,54 @@ async fn the_end_of_an_outage_makes_a_run_due_after_a_retry_without_rows(bed: Be
     sender.is_away.store(false, Ordering::SeqCst);
     bed.bed.run_for(seconds(15)).await;
     assert_eq!(bed.number(COMPLETED).await, 1);
+}
+
+/// Claims rows only in some of its runs.
+struct Sometimes {
+    sender: Sender,
+    claims: Arc<AtomicBool>,
+}
+
+#[service(interval = "1d", needs = ["api"], discover = false)]
+impl Sometimes {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        match self.claims.load(Ordering::SeqCst) {
+            true => self.sender.update(cx).await,
+            false => Ok(Outcome::idle()),
+        }
+    }
+}
+
+async fn the_end_of_an_outage_makes_a_run_due_after_a_run_without_a_claim(bed: Bed) {
+    jobs(&bed.db, 0).await;
+    let mut sender = sender(Way::Together, refused);
+    let claims = Arc::new(AtomicBool::new(true));
+    let bed = probed(bed, &sender);
+    let services = bed.bed.services().await;
+    for way in WAYS {
+        sender.way = way;
+        bed.execute("DELETE FROM job").await;
+        more_jobs(&bed.db, 1..=5).await;
+        sender.is_away.store(true, Ordering::SeqCst);
+        let sometimes = Sometimes { sender: sender.clone(), claims: claims.clone() };
+        let service = services.register("sometimes", sometimes).start().await.unwrap();
+        bed.bed.run_for(seconds(600)).await;
+        claims.store(false, Ordering::SeqCst);
+        service.run_now().await.unwrap();
+        bed.bed.run_for(seconds(60)).await;
+        claims.store(true, Ordering::SeqCst);
+        sender.is_away.store(false, Ordering::SeqCst);
+        bed.bed.run_for(seconds(15)).await;
+        assert_eq!(bed.number(COMPLETED).await, 5);
+        // Nothing is left, so that the end of another outage makes no run due.
+        let runs = service.health().runs;
+        sender.is_away.store(true, Ordering::SeqCst);
+        bed.bed.run_for(seconds(60)).await;
+        sender.is_away.store(false, Ordering::SeqCst);
+        bed.bed.run_for(seconds(60)).await;
+        assert_eq!(service.health().runs, runs);
+        bed.remove("sometimes").await;
+    }
 }
 
 async fn rows_that_fail_just_after_an_outage_are_claimed_at_once(bed: Bed) {

@@ -315,6 +315,37 @@ pub(crate) async fn times_are_compared_as_instants(bench: Bench) {
     }
 }
 
+/// SQLite counts milliseconds. A run that a row's time has woken must find the row.
+#[tokio::test]
+async fn on_sqlite_a_row_is_due_at_its_time_whatever_the_fraction() {
+    let bench = Bench::sqlite().await;
+    let base = DateTime::<Utc>::from_timestamp(1_800_000_059, 0).unwrap();
+    for index in [false, true] {
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS zoned").await.unwrap();
+        crate::tables::create(&bench.db, zoned::Entity).await;
+        if index {
+            database::create_claim_index::<zoned::Entity>(&bench.db).await.unwrap();
+        }
+        for (id, micros) in (1..).zip([0, 1, 499, 500, 501, 999, 123_500, 123_999, 998_500, 999_499, 999_500, 999_999])
+        {
+            let at = base + chrono::Duration::microseconds(micros);
+            let row = zoned::ActiveModel {
+                id: sea_orm::Set(id),
+                status: sea_orm::Set("pending".into()),
+                due: sea_orm::Set(Some(at.fixed_offset())),
+            };
+            zoned::Entity::insert(row).exec_without_returning(&bench.db).await.unwrap();
+            let claimed_at = async |at: DateTime<Utc>| {
+                let clock = WallClock::new(move || at);
+                let service_db = ServiceDb::new(bench.db.clone(), "worker").with_clock(clock);
+                ids::<zoned::Entity>(&service_db, |row| row.id).await
+            };
+            assert_eq!(claimed_at(at - chrono::Duration::milliseconds(2)).await, Vec::<i64>::new(), "{index} {micros}");
+            assert_eq!(claimed_at(at).await, [id], "{index} {micros}");
+        }
+    }
+}
+
 /// Other programs may store times as seconds, as days, or in small letters. The driver reads all of these.
 #[tokio::test]
 async fn on_sqlite_numbers_and_small_letters_are_times() {

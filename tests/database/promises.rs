@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
-use service_core::database::Transaction;
+use service_core::database::{self, Transaction, WorkItem};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
+use crate::log::Log;
 use crate::tables::{effect, effects, job, jobs, statuses};
 
 pub(crate) fn service_db(bench: &Bench) -> ServiceDb {
@@ -393,6 +394,81 @@ pub(crate) async fn a_row_without_a_value_that_the_framework_needs_is_left_as_it
             assert_eq!(run(&other, each, work_well).await.unwrap(), Outcome::processed(2), "{context}");
         }
     }
+}
+
+/// Times that are never NULL for the entity: as a text on SQLite, and as a number.
+mod dated {
+    macro_rules! dated {
+        ($module:ident, $table:literal, $time:ty) => {
+            pub(crate) mod $module {
+                use sea_orm::entity::prelude::*;
+                use service_core::database::WorkItem;
+
+                #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+                #[sea_orm(table_name = $table)]
+                #[work_item(status = "status", available_at = "due")]
+                pub(crate) struct Model {
+                    #[sea_orm(primary_key)]
+                    pub(crate) id: i64,
+                    pub(crate) status: String,
+                    pub(crate) due: $time,
+                }
+
+                #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+                pub(crate) enum Relation {}
+
+                impl ActiveModelBehavior for ActiveModel {}
+            }
+        };
+    }
+
+    dated!(text, "dated", DateTimeUtc);
+    dated!(number, "numbered", ChronoUnixTimestamp);
+}
+
+/// The same for the time by which rows are claimed.
+pub(crate) async fn a_row_without_the_time_that_its_entity_requires_is_left_as_it_is(bench: Bench) {
+    async fn check<E: WorkItem>(bench: &Bench, due: &str) {
+        for each in [false, true] {
+            let (table, column) = match due.starts_with('\'') {
+                true => ("dated", "timestamp with time zone"),
+                false => ("numbered", "bigint"),
+            };
+            execute(
+                bench,
+                &[
+                    &format!("DROP TABLE IF EXISTS {table}"),
+                    "DELETE FROM service_claim",
+                    &format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, status TEXT NOT NULL, due {column})"),
+                    &format!(
+                        "INSERT INTO {table} VALUES (1, 'pending', {due}), (2, 'pending', NULL), (3, 'pending', {due}), (4, 'pending', NULL)"
+                    ),
+                ],
+            )
+            .await;
+            database::create_claim_index::<E>(&bench.db).await.unwrap();
+            let (log, _listening) = Log::listen();
+            let service_db = service_db(bench);
+            let take = async |service_db: &ServiceDb| match each {
+                true => service_db.claim_each::<E>(10).for_each(async |_| ()).await.unwrap(),
+                false => service_db.claim::<E>(10).for_each(async |_| ()).await.unwrap(),
+            };
+            assert_eq!(take(&service_db).await, Outcome::processed(2), "{due} {each}");
+            assert_eq!(take(&service_db).await, Outcome::idle(), "{due} {each}");
+            let warnings = log.warnings();
+            for key in ["key=\"2\"", "key=\"4\""] {
+                let is_named = |line: &String| line.contains(key) && line.contains("its column `due` is NULL");
+                assert_eq!(warnings.iter().filter(|line| is_named(line)).count(), 1, "{due} {each}: {warnings:?}");
+            }
+            assert_eq!(warnings.len(), 2, "{due} {each}: {warnings:?}");
+            // Another process, after the column was filled.
+            execute(bench, &[&format!("UPDATE {table} SET due = {due} WHERE due IS NULL")]).await;
+            let other = ServiceDb::new(bench.db.clone(), "other");
+            assert_eq!(take(&other).await, Outcome::processed(2), "{due} {each}");
+        }
+    }
+    check::<dated::text::Entity>(&bench, "'2026-01-31T12:00:00+00:00'").await;
+    check::<dated::number::Entity>(&bench, "1769860800").await;
 }
 
 /// On PostgreSQL, an error that another transaction caused costs no attempt and is no failure of a run.

@@ -224,6 +224,41 @@ async fn a_row_that_breaks_its_connection_is_detected() {
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
 }
 
+/// PostgreSQL: a row that is claimed alone, because two connections broke under it, keeps no other back. It may also be
+/// gone.
+#[tokio::test]
+async fn a_claim_of_a_suspect_row_alone_leaves_the_others_to_the_next_run_at_once() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for (is_gone, processed) in [(false, 1), (true, 0)] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 5).await;
+        let service_db = ServiceDb::new(bench.db.clone(), "worker");
+        let breaks = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            if job.id == 2 {
+                tx.execute_unprepared("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+            }
+            Ok(())
+        };
+        for _ in 0..2 {
+            let error = work(&service_db, breaks).await.unwrap_err();
+            service_db.settle(Some(&error.to_string())).await.unwrap();
+            until_unlocked(&bench.db).await;
+        }
+        if is_gone {
+            bench.db.execute_unprepared("DELETE FROM job WHERE id = 2").await.unwrap();
+        }
+        assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(processed).again(), "{is_gone}");
+        let completed = statuses(&bench.db).await.iter().filter(|status| *status == "completed").count();
+        assert_eq!(completed as u64, processed, "{is_gone}");
+        for _ in 0..4 {
+            assert_eq!(work(&service_db, nothing).await.unwrap().items_processed(), 1, "{is_gone}");
+        }
+        assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::idle(), "{is_gone}");
+    }
+}
+
 /// Waits until the locks are released: a terminated server process first notifies its client, and then releases its
 /// locks. The predicate locks of serializable transactions do not count: they stay until every concurrent transaction
 /// of the server has ended.

@@ -85,7 +85,7 @@ impl Context {
 
     /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
     /// commits by itself, and no transaction is open while your code runs. If the future is dropped while it claims,
-    /// the claims are released when the run ends.
+    /// the claims are released when the run ends, or soon after if it goes on.
     ///
     /// # Errors
     /// As for [`claim`](Self::claim).

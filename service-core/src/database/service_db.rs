@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, ExecResult, StatementBuilder};
 use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
@@ -22,6 +22,7 @@ use crate::database::write_lock::WriteLock;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::runtime::status::Activity;
 use crate::service::error::Result;
 
 /// One service's access to the registry's database. Cheap to clone.
@@ -110,6 +111,20 @@ impl ServiceDb {
         services.need_is_down(&service.inner)
     }
 
+    /// A claim takes what was left because of an outage: its end makes no run due, unless rows are left again.
+    pub(crate) fn continues_now(&self) {
+        if let Some((_, service)) = self.service() {
+            service.inner.lock().requests.continues_after_outage = false;
+        }
+    }
+
+    /// Whether a run of the service is in progress.
+    pub(crate) fn is_in_run(&self) -> bool {
+        self.service().is_some_and(|(_, service)| {
+            matches!(service.inner.lock().status.activity, Activity::InRun | Activity::InBlockingRun)
+        })
+    }
+
     /// Makes a run due.
     pub(crate) fn wake(&self) {
         if let Some((_, service)) = self.service() {
@@ -181,12 +196,9 @@ impl ServiceDb {
     }
 
     /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ
-    /// COMMITTED: at a higher default level, the server refuses a statement if another worker writes the same row.
+    /// COMMITTED: at a higher default level, the server refuses a statement if another worker writes the same row. On
+    /// SQLite it waits for its turn: without one, other writers could keep the lock from it.
     pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
-        if self.db().get_database_backend() != DbBackend::Postgres {
-            self.tx.check_reachable()?;
-            return Ok(self.db().execute(statement).await?);
-        }
         let tx = self.begin().await?;
         let done = tx.connection().await?.execute(statement).await?;
         tx.commit().await?;

@@ -150,7 +150,8 @@ pub(crate) struct Requests {
     pub(crate) rebuild: Option<Rebuild>,
     /// The outage that the service waits for is over. The loop clears it.
     pub(crate) outage_over: bool,
-    /// Items of the last run have failed or were left: the end of an outage makes a run due. The next run clears it.
+    /// Items have failed or were left: the end of an outage makes a run due. The next claim clears it, unless rows are
+    /// still left because of an outage.
     pub(crate) continues_after_outage: bool,
     /// The resolved configuration.
     pub(crate) resolved: Arc<Resolved>,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, MutexGuard, OnceLock, Weak};
 
+use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use tokio::sync::Notify;
 
@@ -75,6 +76,12 @@ impl Notifier {
         all.iter()
             .filter_map(Weak::upgrade)
             .find(|notifier| notifier.db.as_ref().is_some_and(|own| is_same_pool(own, db)))
+    }
+
+    /// The time of the registry, which is virtual in tests.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        let services = self.services.get().and_then(Weak::upgrade);
+        services.map_or_else(Utc::now, |services| services.shared.clock.wall_now().into())
     }
 
     /// A service claims rows of this table.

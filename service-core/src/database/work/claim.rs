@@ -58,6 +58,8 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
 /// How many rows are claimed, and which.
 struct ClaimQuery<E: EntityTrait> {
     wanted: u64,
+    /// The claim is of one row alone, and the others of its batch wait for the next one.
+    leaves_others: bool,
     due: DueRows<E>,
 }
 
@@ -77,7 +79,11 @@ impl<E: WorkItem> ClaimRequest<E> {
         if work.are_postponed(table) && !self.service_db.need_is_down() {
             work.outage_ended(table);
         }
-        let Some(left_out) = work.left_out_keys(table) else {
+        let left_out = work.left_out_keys(table);
+        if !work.leaves_rows() {
+            self.service_db.continues_now();
+        }
+        let Some(left_out) = left_out else {
             self.check_refusal(table)?;
             return Err(Error::msg(format!(
                 "more than 200 rows of `{}` are left out of claims, so nothing is claimed: correct the rows that the warnings in the log name",
@@ -88,18 +94,19 @@ impl<E: WorkItem> ClaimRequest<E> {
         if !left_out.is_empty() {
             filter = Condition::all().add(filter).add(table.none_of(&left_out));
         }
-        if let Some(key) = size.only {
-            filter = Condition::all().add(filter).add(table.is_key(&key));
+        if let Some(key) = &size.only {
+            filter = Condition::all().add(filter).add(table.is_key(key));
         }
         let due = DueRows {
             backend: table.backend,
             filter,
             order: self.order.clone(),
+            may_lack_times: work.may_lack_times(table),
             dated_first: work.dated_rows_first(table, !self.filter.is_empty()),
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };
-        Ok(ClaimQuery { wanted: size.rows, due })
+        Ok(ClaimQuery { wanted: size.rows, leaves_others: size.only.is_some(), due })
     }
 
     /// Changes the claim so that it may succeed if it is tried again at once. Returns whether it may.
@@ -126,7 +133,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         loop {
             match self.claim_batch(&table, &mut query).await {
                 Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => tries += 1,
-                claimed => return claimed,
+                claimed => {
+                    return claimed.map(|mut batch| {
+                        batch.add_charged(0, query.leaves_others);
+                        batch
+                    });
+                }
             }
         }
     }
@@ -291,26 +303,24 @@ impl<E: WorkItem> ClaimRequest<E> {
             tx.commit().await?;
         }
         if query.wanted == 0 || !self.has_work(&table, &mut query).await? {
-            return self.empty(&table);
+            let mut batch = self.empty(&table)?;
+            batch.add_charged(0, query.leaves_others);
+            return Ok(batch);
         }
         let concurrency = self.possible_concurrency(&table);
         let most_unwritten = if self.can_lend_ahead(&table) { concurrency } else { 0 };
         let in_flight = concurrency.saturating_add(most_unwritten);
-        let guard = ClaimGuard::new(&self.service_db, &table);
-        let mut claimed_at = (Instant::now(), SystemTime::now());
+        let guard = ClaimGuard::new(&self.service_db, &table, self.lease);
         let mut tries = 1;
         let claimed = loop {
             match self.claim_leases(&table, &query, &guard.owner, in_flight).await {
-                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => {
-                    tries += 1;
-                    claimed_at = (Instant::now(), SystemTime::now());
-                }
+                Err(error) if tries < TRIES && self.repair_for_retry(&table, &mut query, &error) => tries += 1,
                 claimed => break claimed?,
             }
         };
         let owner = guard.disarm();
         let lease = (!claimed.rows.is_empty())
-            .then(|| RowLease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
+            .then(|| RowLease::start(&self.service_db, &table.name, owner, self.lease, claimed.at));
         let count = claimed.rows.len() as u64;
         let settler = Settler::new(&self.service_db, &table, lease, count);
         let mut batch = Batch::new(settler.with_limits(concurrency, most_unwritten, self.item_timeout));
@@ -321,7 +331,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             batch.take(claimed.rows, query.wanted, &evidence, claimed.suspects).await?;
             batch.commit_taken().await?;
         }
-        batch.add_charged(claimed.charged.len() as u64, claimed.more);
+        batch.add_charged(claimed.charged.len() as u64, claimed.more || query.leaves_others);
         Ok(batch)
     }
 
@@ -387,14 +397,15 @@ impl<E: WorkItem> ClaimRequest<E> {
     ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = transaction.connection().await.map_err(failed)?;
-        let now = self.service_db.clock.now();
+        // After the wait for SQLite's write lock.
+        let (at, now) = ((Instant::now(), SystemTime::now()), self.service_db.clock.now());
         let claims = self.read_claims(tx, table).await.map_err(failed)?;
         let FreeRows { mut rows, keys } = self.free_rows(tx, table, query, &claims.held, now).await.map_err(failed)?;
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
             return Err(Error::new(not_found));
         }
         let more = rows.len() as u64 > query.wanted;
-        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more };
+        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more, at };
         rows.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         // Last, so that the other rows are done if such a row kills the process again.
         rows.sort_by_key(|(key, _)| claims.crashes.contains_key(key));
@@ -547,6 +558,8 @@ struct LeasedRows {
     /// The rows that lost an attempt for crashes; they are not lent this time.
     charged: Vec<RowRef>,
     more: bool,
+    /// When the claims were made, or earlier.
+    at: (Instant, SystemTime),
 }
 
 /// Releases the claims if the future is dropped before its batch owns them.
@@ -554,12 +567,13 @@ struct ClaimGuard<'a> {
     service_db: &'a ServiceDb,
     table: &'a Arc<TableSql>,
     owner: String,
+    lease: Duration,
     is_armed: bool,
 }
 
 impl<'a> ClaimGuard<'a> {
-    fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>) -> Self {
-        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), is_armed: true }
+    fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>, lease: Duration) -> Self {
+        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), lease, is_armed: true }
     }
 
     fn disarm(mut self) -> String {
@@ -571,7 +585,7 @@ impl<'a> ClaimGuard<'a> {
 impl Drop for ClaimGuard<'_> {
     fn drop(&mut self) {
         if self.is_armed {
-            self.service_db.work.defer_claims(self.table, std::mem::take(&mut self.owner), Vec::new());
+            self.service_db.drop_claims(self.table, std::mem::take(&mut self.owner), Vec::new(), self.lease);
         }
     }
 }

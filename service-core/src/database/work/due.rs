@@ -11,7 +11,7 @@
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
     Alias, Asterisk, Condition, Expr, ExprTrait, Func, IntoIden, LockBehavior, LockType, NullOrdering,
-    PostgresQueryBuilder, Query, SelectStatement, SqlWriterValues, SqliteQueryBuilder, Value,
+    PostgresQueryBuilder, Query, SelectStatement, SqlWriterValues, SqliteQueryBuilder,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
@@ -23,9 +23,6 @@ use crate::database::work::sql::{PENDING, status_value};
 use crate::database::work::sql_text::{as_integer, has_triggers_on_sqlite, quoted};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
-/// Julian day 0 in milliseconds before 1970, as SQLite counts.
-const JULIAN_EPOCH_MS: i64 = 210_866_760_000_000;
-const MS_A_DAY: f64 = 86_400_000.0;
 /// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970,
 /// and a text with small letters.
 const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
@@ -44,6 +41,8 @@ pub(crate) struct DueRows<E: EntityTrait> {
     pub(crate) filter: Condition,
     /// The user's order, which replaces the usual one.
     pub(crate) order: Vec<(E::Column, Order)>,
+    /// Rows may have no time, although the entity requires one. They cannot be read, and are reported.
+    pub(crate) may_lack_times: bool,
     /// Rows with a time take the first turn.
     pub(crate) dated_first: bool,
     /// The claim index, if SQLite has it.
@@ -64,8 +63,7 @@ impl<E: WorkItem> DueRows<E> {
     /// The kinds of rows, in the order in which they take turns.
     pub(crate) fn kinds(&self) -> &'static [RowKind] {
         match E::__work().available_at {
-            // For SQLite, a text that is not a time is undated, even in a column that is not nullable.
-            Some((column, value)) if self.order.is_empty() && (column.def().is_null() || self.is_text(value)) => {
+            Some((column, value)) if self.order.is_empty() && self.may_be_undated(column, value) => {
                 if self.dated_first { &[RowKind::Dated, RowKind::Undated] } else { &[RowKind::Undated, RowKind::Dated] }
             }
             _ => &[RowKind::All],
@@ -74,10 +72,14 @@ impl<E: WorkItem> DueRows<E> {
 
     /// The query for at most `limit` rows that are due at `now`. On PostgreSQL it locks them.
     pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
-        let mut statement = match self.backend {
-            DbBackend::Postgres => self.postgres(now, limit),
+        match self.backend {
+            DbBackend::Postgres => self.of_generation(self.postgres(now, limit)),
             _ => self.sqlite(now, limit),
-        };
+        }
+    }
+
+    /// The statement with a text of its own for each generation.
+    fn of_generation(&self, mut statement: Statement) -> Statement {
         if self.generation > 0 {
             statement.sql.push_str(&format!(" /* {} */", self.generation));
         }
@@ -98,7 +100,12 @@ impl<E: WorkItem> DueRows<E> {
             // SQLite's own estimates would sometimes choose to read the table.
             statement.sql = statement.sql.replacen(" WHERE ", &format!(" INDEXED BY {} WHERE ", quoted(index)), 1);
         }
-        statement
+        self.of_generation(statement)
+    }
+
+    /// For SQLite, a text that is not a time is undated, even in a column that is not nullable.
+    fn may_be_undated(&self, column: E::Column, value: TimeValue) -> bool {
+        column.def().is_null() || self.may_lack_times || self.is_text(value)
     }
 
     fn is_text(&self, value: TimeValue) -> bool {
@@ -110,7 +117,6 @@ impl<E: WorkItem> DueRows<E> {
         let mut select =
             E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
         if let Some((column, value)) = work.available_at {
-            let is_text = self.is_text(value);
             let (time, now) = comparable(column, value, self.backend, now);
             let due = time.clone().lte(now);
             select = select.filter(match kind {
@@ -119,7 +125,7 @@ impl<E: WorkItem> DueRows<E> {
                     Func::cust("unlikely").arg(time.is_null()).into()
                 }
                 RowKind::Undated => time.is_null(),
-                RowKind::All if is_text || column.def().is_null() => due.or(time.is_null()),
+                RowKind::All if self.may_be_undated(column, value) => due.or(time.is_null()),
                 RowKind::All | RowKind::Dated => due,
             });
         }
@@ -259,12 +265,13 @@ pub(crate) fn comparable(
     value: TimeValue,
     backend: DbBackend,
     at: DateTime<Utc>,
-) -> (Expr, Value) {
-    let time = Expr::col(column.as_column_ref());
+) -> (Expr, Expr) {
+    let (time, at) = (Expr::col(column.as_column_ref()), Expr::val(value(at)));
     if backend == DbBackend::Sqlite && is_text_time(value) {
-        (instant(time), Value::from(julian_day(at)))
+        // SQLite rounds both to a millisecond in the same way.
+        (instant(time), Func::cust("julianday").arg(at).into())
     } else {
-        (time, value(at))
+        (time, at)
     }
 }
 
@@ -275,11 +282,4 @@ fn instant(column: Expr) -> Expr {
 /// The same for a column of an index.
 pub(crate) fn instant_sql(column: &str) -> String {
     INSTANT.replace('?', column)
-}
-
-/// An instant as SQLite's `julianday` gives it.
-fn julian_day(at: DateTime<Utc>) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "SQLite converts the same integer")]
-    let ms = at.timestamp_millis().saturating_add(JULIAN_EPOCH_MS) as f64;
-    ms / MS_A_DAY
 }

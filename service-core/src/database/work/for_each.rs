@@ -130,8 +130,8 @@ impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
     /// When the run has to end, because the service is stopped, no further item is lent. The items in flight may end,
     /// within `drain_timeout`; the claims of the other rows are released, and the outcome is [`again`](Outcome::again).
     ///
-    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt,
-    /// except those whose status is being written, and no others do.
+    /// If the future is dropped, all claims are released when the run has ended, or soon after if it goes on. The items
+    /// in flight lose an attempt, except those whose status is being written, and no others do.
     ///
     /// # Errors
     /// Those of the database, as of [`Batch::next`] and [`Batch::commit`]. A failed item is not an error of the batch.

@@ -48,7 +48,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
         return Err(Error::msg(format!("`{}` cannot be a table of work: {problem}", table.name)));
     }
     let index = found.has_claim_index.then(claim_index_name::<E>);
-    service_db.work.inspected(table, found.has_triggers, index);
+    service_db.work.inspected(table, found.has_triggers, found.may_lack_times, index);
     if service_db.work.report_once(format!("inspected {}", table.name)) {
         warn_of_rows_and_index::<E>(service_db, &table.name, &found, &known).await;
     }
@@ -91,6 +91,8 @@ struct Inspection {
     /// An index has its name, and does not serve the claims.
     has_old_index: bool,
     has_triggers: bool,
+    /// The column `available_at` accepts NULL, whatever its type in the entity is.
+    may_lack_times: bool,
     /// Why the framework cannot write into the table.
     problem: Option<String>,
 }
@@ -150,8 +152,11 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
     if !exists {
         return Ok(None);
     }
+    let available_at = E::__work().available_at.map(|(column, _)| column.as_str());
     for column in query(&columns, &name).await? {
-        if let Some(problem) = problem_with::<E>(&column)? {
+        let (name, is_required): (String, bool) = (column.try_get("", "name")?, column.try_get("", "is_required")?);
+        found.may_lack_times |= !is_required && available_at == Some(&*name);
+        if let Some(problem) = problem_with::<E>(&column, &name, is_required)? {
             found.problem = Some(problem);
         }
     }
@@ -159,9 +164,12 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
 }
 
 /// Why a column cannot store the values that the framework writes.
-fn problem_with<E: WorkItem>(column: &QueryResult) -> std::result::Result<Option<String>, DbErr> {
+fn problem_with<E: WorkItem>(
+    column: &QueryResult,
+    name: &str,
+    is_required: bool,
+) -> std::result::Result<Option<String>, DbErr> {
     let work = E::__work();
-    let (name, is_required): (String, bool) = (column.try_get("", "name")?, column.try_get("", "is_required")?);
     let length: Option<i32> = column.try_get("", "length")?;
     let longest = [PENDING, COMPLETED, FAILED].iter().map(|status| status.len()).max().unwrap_or_default();
     if name == work.status.as_str() && length.is_some_and(|length| usize::try_from(length).is_ok_and(|n| n < longest)) {

@@ -33,7 +33,8 @@ pub(super) fn array_type(column: impl ColumnTrait) -> Option<&'static str> {
     }
 }
 
-/// Whether SQLite stores equal values of a column in several ways, because it has no such type.
+/// Whether SQLite may store values of a column in several ways that are read as the same value: it has no such type, or
+/// the driver reads texts as bytes.
 pub(super) fn has_formats(column: impl ColumnTrait) -> bool {
     matches!(
         column.def().get_column_type(),
@@ -46,5 +47,8 @@ pub(super) fn has_formats(column: impl ColumnTrait) -> bool {
             | Type::Decimal(_)
             | Type::Json
             | Type::JsonBinary
+            | Type::Binary(_)
+            | Type::VarBinary(_)
+            | Type::Blob
     )
 }

@@ -28,6 +28,7 @@ use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::sql_text::{key_text, unnest};
 use crate::schedule::NEVER;
+use crate::service;
 use crate::sync::Mutex;
 
 /// How long a claim is valid without being renewed, by default.
@@ -45,7 +46,7 @@ const NO_OWNER: &str = "";
 #[derive(Debug)]
 pub(crate) struct RowLease {
     pub(crate) owner: String,
-    length: Duration,
+    pub(crate) length: Duration,
     state: Arc<LeaseState>,
     renewing: JoinHandle<()>,
 }
@@ -120,11 +121,9 @@ async fn renew_always(
         if state.is_lost(length) {
             return;
         }
-        let sent = (Instant::now(), SystemTime::now());
-        let renewal = renew(&service_db, &work_table, &owner, length);
-        match service_db.execute_alone(&renewal).await {
+        match renew(&service_db, &work_table, &owner, length).await {
             Ok(_) if state.is_lost(length) => return,
-            Ok(_) => *state.renewed.lock() = sent,
+            Ok(sent) => *state.renewed.lock() = sent,
             Err(error) => {
                 crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "the claims of a batch could not be renewed, retrying; if they expire, other workers can claim the rows");
             }
@@ -326,13 +325,24 @@ pub(crate) fn claim(
     numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
 }
 
-fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration) -> UpdateStatement {
-    let now = service_db.time.millis(service_db.db().get_database_backend());
-    Query::update()
+/// Renews the claims of an owner. Returns when the statement was sent.
+async fn renew(
+    service_db: &ServiceDb,
+    work_table: &str,
+    owner: &str,
+    lease: Duration,
+) -> service::error::Result<(Instant, SystemTime)> {
+    let tx = service_db.begin().await?;
+    // After the wait for a connection, and for SQLite's write lock.
+    let (sent, now) = ((Instant::now(), SystemTime::now()), service_db.time.millis(tx.get_database_backend()));
+    let renewal = Query::update()
         .table(column("service_claim"))
         .value(column("expires_at"), now.add(millis(lease)))
         .cond_where(is_unlocked(work_table, owner, Condition::all()))
-        .to_owned()
+        .to_owned();
+    tx.connection().await?.execute(&renewal).await?;
+    tx.commit().await?;
+    Ok(sent)
 }
 
 /// Releases the claim of a row. Returns whether it was still held.

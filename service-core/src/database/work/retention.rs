@@ -64,7 +64,7 @@ fn report(table: &str, deleted: Result<Deleted>) -> u64 {
     match deleted {
         Ok(Deleted { rows, refused, example, .. }) => {
             if rows > 0 {
-                tracing::info!(table, rows, "completed rows older than `retain_completed` were deleted");
+                crate::log::info!(table, rows, "completed rows older than `retain_completed` were deleted");
             }
             if let Some((key, error)) = example {
                 let key = key_text(&key);

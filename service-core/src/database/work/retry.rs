@@ -1,6 +1,5 @@
 //! [`retry_failed`]: makes failed rows pending again.
 
-use chrono::Utc;
 use sea_orm::sea_query::{Condition, IntoCondition};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
@@ -77,8 +76,9 @@ pub(crate) async fn retry_in_portions<E: WorkItem>(
             return Ok(());
         }
         let tx = Transaction::begin(&cx).await?;
+        let now = cx.notifier.now();
         // With the condition again, because the rows may have changed since their keys were read.
-        let update = table.retry(&keys, Utc::now()).cond_where(condition.clone()).to_owned();
+        let update = table.retry(&keys, now).cond_where(condition.clone()).to_owned();
         let rows = tx.execute(&update).await?.rows_affected();
         topics.iter().for_each(|topic| tx.notify(topic));
         tx.commit().await?;

@@ -1,7 +1,12 @@
 //! Settles ended runs: charges an attempt to the row in flight, and releases claims.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{DbBackend, DbErr, RuntimeErr};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
@@ -16,6 +21,9 @@ use crate::database::work::sql_text::key_text;
 use crate::database::work::work_state::{Charge, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Advice, Error, Result};
+
+/// How long the claims of a dropped batch wait for the end of its run, which releases them.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
 impl ServiceDb {
     /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error
@@ -76,6 +84,39 @@ impl ServiceDb {
     pub(crate) async fn abandon(&self) -> Result<()> {
         self.work.forget_charges();
         self.settle(None).await
+    }
+
+    /// Records a leased batch that was dropped. If its run goes on, its claims must not expire, because that would count
+    /// as a crash.
+    pub(super) fn drop_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>, lease: Duration) {
+        self.work.defer_claims(table, owner.clone(), charges);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.clone().release_dropped(owner, lease));
+        }
+    }
+
+    /// Releases the claims of a dropped batch, if its run has not ended at once. The rows in flight are charged later,
+    /// because the run may still end with the error that explains them.
+    async fn release_dropped(self, owner: String, lease: Duration) {
+        let dropped = Instant::now();
+        tokio::time::sleep(RELEASE_AFTER.min(lease / 3)).await;
+        while dropped.elapsed() < lease
+            && let Some(settlement) = self.work.unsettled(&owner)
+        {
+            self.tx.commits.finished().await;
+            let released = self.release(&settlement, &settlement.charges).await;
+            if released.is_ok() && settlement.charges.is_empty() {
+                return self.work.remove(&settlement);
+            }
+            tokio::time::sleep(lease / 3).await;
+            // A run that has ended is settled by its loop, with its error.
+            if self.is_in_run()
+                && let Err(error) = self.settle_run(None).await
+            {
+                let (service_id, table) = (&*self.service_id, &settlement.table.name);
+                crate::log::debug!(service.id = service_id, table, "the claims of a dropped batch stay: {error:#}");
+            }
+        }
     }
 
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged

@@ -286,7 +286,7 @@ impl Settler {
             self.release_claim_alone(&item.row).await;
         }
         let (table, key, service_id) = (&self.table.name, key_text(&item.row.key), &*self.service_db.service_id);
-        tracing::info!(
+        crate::log::info!(
             service.id = service_id,
             table,
             key,
@@ -306,7 +306,7 @@ impl Settler {
                 crate::log::warn!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item panicked and will be tried again");
             }
             RetryDecision::Again(at) => {
-                tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
+                crate::log::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
             }
         }
     }
@@ -420,7 +420,7 @@ impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
             let charges = std::mem::take(self.dropped.get_mut());
-            self.service_db.work.defer_claims(&self.table, lease.owner.clone(), charges);
+            self.service_db.drop_claims(&self.table, lease.owner.clone(), charges, lease.length);
         }
     }
 }

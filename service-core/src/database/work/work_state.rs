@@ -35,6 +35,9 @@ const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 const MOST_SETTLING: Duration = Duration::from_secs(600);
 /// How long a row is left out of claims whose item meets conflicts with other transactions, at first.
 const CONFLICT_WAIT: Duration = Duration::from_secs(1);
+/// After this time without a further error, those of a row no longer count: nothing else removes them if the row is
+/// deleted, or another service completes it. A row that is left out for an hour keeps them.
+const FORGET_LOSSES: Duration = LEAVE_OUT.saturating_mul(2);
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -54,6 +57,7 @@ pub(crate) struct WorkState {
 #[derive(Debug)]
 struct Losses {
     count: u32,
+    last: tokio::time::Instant,
     /// How often the table had completed rows before the first of them.
     completions: u64,
 }
@@ -75,6 +79,7 @@ struct TableState {
     generation: u32,
     inspected: Option<Instant>,
     has_triggers: bool,
+    may_lack_times: bool,
     claim_index: Option<String>,
     /// Rows that the table refused to complete before it completed others.
     refused_alone: BTreeSet<String>,
@@ -228,10 +233,11 @@ impl WorkState {
         };
         let completions = self.with_table(table, |state| state.completions);
         let count = {
-            let mut losses = self.row_losses.lock();
+            let (mut losses, now) = (self.row_losses.lock(), tokio::time::Instant::now());
+            losses.retain(|_, losses| now.saturating_duration_since(losses.last) < FORGET_LOSSES);
             let key = (table.name.clone(), key_text(&row.key), kind);
-            let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
-            losses.count = losses.count.saturating_add(1);
+            let losses = losses.entry(key).or_insert(Losses { count: 0, last: now, completions });
+            (losses.count, losses.last) = (losses.count.saturating_add(1), now);
             losses.count
         };
         if count <= self.tolerated(kind) {
@@ -241,6 +247,11 @@ impl WorkState {
             ErrorKind::Contention | ErrorKind::TimedOut => self.blame_or_leave_out(table, row, kind),
             _ => true,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rows_with_losses(&self) -> usize {
+        self.row_losses.lock().len()
     }
 
     /// How many errors of this kind in a row have no consequence for a row.
@@ -413,11 +424,22 @@ impl WorkState {
     }
 
     /// Records the result of an inspection.
-    pub(crate) fn inspected(&self, table: &TableSql, has_triggers: bool, claim_index: Option<String>) {
+    pub(crate) fn inspected(
+        &self,
+        table: &TableSql,
+        has_triggers: bool,
+        may_lack_times: bool,
+        claim_index: Option<String>,
+    ) {
         self.with_table(table, |state| {
             (state.inspected, state.has_triggers) = (Some(Instant::now()), has_triggers);
-            state.claim_index = claim_index;
+            (state.claim_index, state.may_lack_times) = (claim_index, may_lack_times);
         });
+    }
+
+    /// Whether the database accepts rows without a value of `available_at`, as far as that is known.
+    pub(crate) fn may_lack_times(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.may_lack_times)
     }
 
     /// A statement has found that the table has triggers or rules now.
@@ -464,6 +486,11 @@ impl WorkState {
         self.with_table(table, |state| state.left_out.are_postponed())
     }
 
+    /// Whether rows of any table wait for the end of an outage.
+    pub(crate) fn leaves_rows(&self) -> bool {
+        self.tables.lock().values().any(|state| state.left_out.are_postponed())
+    }
+
     /// What the service needs is up: rows no longer wait for it.
     pub(crate) fn outage_ended(&self, table: &TableSql) {
         self.with_table(table, |state| state.left_out.outage_ended());
@@ -501,6 +528,12 @@ impl WorkState {
     /// Returns true for the first call with this text.
     pub(crate) fn report_once(&self, what: String) -> bool {
         self.reported.lock().insert(what)
+    }
+
+    /// The settlement of this owner's claims, if it is not written yet.
+    pub(crate) fn unsettled(&self, owner: &str) -> Option<Settlement> {
+        let settlements = self.settlements.lock();
+        settlements.iter().find(|settlement| settlement.owner.as_deref() == Some(owner)).cloned()
     }
 
     /// The settlements that are not written yet. `error` becomes the message of those that have none.

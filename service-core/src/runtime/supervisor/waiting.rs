@@ -197,7 +197,7 @@ impl Supervisor {
     fn begin_run(&mut self, state: &mut RuntimeState, is_regular: bool) {
         let requests = &mut state.requests;
         self.woken |= requests.woken;
-        (requests.run, requests.woken, requests.continues_after_outage) = (false, false, false);
+        (requests.run, requests.woken) = (false, false);
         requests.degraded = None;
         requests.interrupt = None;
         requests.progress.last = None;

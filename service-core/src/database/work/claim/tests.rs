@@ -77,6 +77,7 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
                 backend: DbBackend::Sqlite,
                 filter: Condition::all(),
                 order: Vec::new(),
+                may_lack_times: false,
                 dated_first,
                 index: Some("job_claim_idx".to_owned()),
                 generation: 0,
@@ -129,4 +130,21 @@ fn rows_whose_key_cannot_be_read_are_among_those_that_are_left_out() {
     assert_eq!(shown(), Some((4, "7".to_owned(), "a conflict".to_owned())));
     work.keys_were_read(&table, 0, None);
     assert_eq!(shown(), Some((1, "7".to_owned(), "a conflict".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_long_ago_do_not_count_and_are_not_kept() {
+    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
+    let row = |id: i64| RowRef { key: ValueTuple::One(id.into()), attempts: 0 };
+    let lose = |id| work.count_loss(&table, &row(id), Some(ErrorKind::ConnectionLost));
+    for id in 0..100 {
+        assert!(!lose(id) && !lose(id));
+    }
+    assert_eq!(work.rows_with_losses(), 100);
+    // A row may be left out of claims for an hour in between.
+    tokio::time::advance(Duration::from_secs(3_700)).await;
+    assert!(lose(1), "the third in a row");
+    tokio::time::advance(Duration::from_secs(3_700)).await;
+    assert!(!lose(2), "the last one was two hours ago");
+    assert_eq!(work.rows_with_losses(), 2);
 }
