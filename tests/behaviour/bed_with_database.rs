@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use service_core::database::{Override, set_override};
 use service_core::prelude::*;
 
 use crate::support::secs;
@@ -129,4 +130,29 @@ async fn endless_runs_that_begin_at_the_end_end_run_for() {
     bed.sqlite().await;
     bed.start_of::<Endless>().await;
     bed.run_for(secs(60)).await;
+}
+
+/// Stores a value in its own transaction.
+#[derive(Default)]
+struct Storing;
+
+#[service(interval = 60, discover = false)]
+impl Storing {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let tx = cx.begin().await?;
+        cx.store().set_in(&tx, "cursor", &1).await?;
+        tx.commit().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tables_of_the_framework_are_there_at_once() {
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    let report = bed.update(&mut Storing).await;
+    assert!(report.error().is_none(), "{report:?}");
+    set_override(&db, &Override::new("storing", "interval", 5)).await.unwrap();
+    let service = bed.start_of::<Storing>().await;
+    bed.run_for(secs(59)).await;
+    assert_eq!(service.health().runs, 12);
 }

@@ -27,10 +27,6 @@ use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
 use crate::sync::Mutex;
 
-/// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power,
-/// whose connection the server still believes in: it has locked rows that other replicas need.
-const IDLE_LIMIT: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
-
 /// Access to the leases for one replica.
 #[derive(Debug)]
 pub(super) struct LeaseTable {
@@ -275,7 +271,7 @@ impl LeaseTable {
     pub(super) async fn begin(&self, cx: &TxContext) -> Result<Transaction> {
         let tx = Transaction::begin(cx).await?;
         if self.db.backend() == DbBackend::Postgres {
-            tx.execute_unprepared(&format!("{}{IDLE_LIMIT}", limited::limits(limited::LOCK_WAIT))).await?;
+            tx.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
         }
         Ok(tx)
     }

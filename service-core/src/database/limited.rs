@@ -16,10 +16,12 @@ use crate::database::uncancelled::Uncancelled;
 pub(crate) const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// The statements that set the limits, and an isolation level at which nothing fails because of other transactions.
-/// They stand first in a transaction.
+/// They stand first in a transaction. PostgreSQL ends one whose process has been silent for 5 s, such as on a machine
+/// without power: it has locked rows that other replicas need.
 pub(crate) fn limits(lock_wait: Duration) -> String {
     format!(
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = '5s'; ",
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; \
+         SET LOCAL statement_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s'; ",
         lock_wait.as_millis().max(1)
     )
 }

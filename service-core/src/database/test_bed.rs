@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sea_orm::{ConnectOptions, DatabaseConnection};
 
 use crate::database::connect::{connect_for_bed, connect_with, default_options};
+use crate::database::schema::migrate;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::testing::TestBed;
 
@@ -62,6 +63,8 @@ impl TestBed {
             None => connect_with(options).await,
         };
         let db = connected.unwrap_or_else(|error| panic!("no database: {error:?}"));
+        // If that is refused, the first start says so.
+        let _ = migrate(&db).await;
         if let Some(monitor) = &monitor {
             monitor.set_pool(db.clone());
             self.wait_for_work(monitor.clone());

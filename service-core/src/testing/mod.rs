@@ -427,7 +427,8 @@ impl TestBed {
     }
 
     /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor
-    /// `scope` matters. A `run` continues until it returns by itself. Neither `configure` nor `on_failure` nor
+    /// `scope` matters, and what the service `needs` is not checked. A `run` continues until it returns by itself. The
+    /// service is not registered: `services().get` does not find it. Neither `configure` nor `on_failure` nor
     /// `cleanup` is called. An error or a panic of `update` is the error of the report.
     ///
     /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime,

@@ -157,8 +157,8 @@ pub async fn read_overrides(
 /// database's clock; the field `at` is ignored. The key `paused` with the value `true` pauses the service.
 ///
 /// Every replica applies it within seconds; in a transaction, after the commit. The service, the key and the value are
-/// not checked here. The replicas report a wrong row by a warning, and in `rejected` of
-/// [`Explanation`](crate::Explanation).
+/// not checked here. The replicas report a wrong key or value by a warning, and in `rejected` of
+/// [`Explanation`](crate::Explanation). A row of a service that no program has is not reported.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
