@@ -22,7 +22,6 @@ use crate::database::write_lock::WriteLock;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
-use crate::runtime::status::Activity;
 use crate::service::error::Result;
 
 /// One service's access to the registry's database. Cheap to clone.
@@ -120,9 +119,7 @@ impl ServiceDb {
 
     /// Whether a run of the service is in progress.
     pub(crate) fn is_in_run(&self) -> bool {
-        self.service().is_some_and(|(_, service)| {
-            matches!(service.inner.lock().status.activity, Activity::InRun | Activity::InBlockingRun)
-        })
+        self.service().is_some_and(|(_, service)| service.inner.lock().status.in_run())
     }
 
     /// Makes a run due.
