@@ -64,6 +64,51 @@ async fn a_run_that_never_waits_ends_run_for() {
     bed.run_for(secs(3)).await;
 }
 
+/// Its `configure` never waits for a time, and never ends.
+struct Undecided;
+
+#[service(interval = 60, discover = false)]
+impl Undecided {
+    async fn configure(_cx: &Context) -> Self {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `undecided` keeps virtual time from moving: its code was polled")]
+async fn a_configure_that_never_waits_ends_the_start() {
+    TestBed::new().start_of::<Undecided>().await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `spinning` keeps virtual time from moving: its code was polled")]
+async fn a_run_that_never_waits_ends_run_now() {
+    let service = TestBed::new().start_of::<Spinning>().await;
+    let _ = service.run_now().await;
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `spinning` keeps virtual time from moving: its code was polled")]
+async fn a_run_that_never_waits_ends_run_now_beside_a_database() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    let service = bed.start_of::<Spinning>().await;
+    let _ = service.run_now().await;
+}
+
+#[tokio::test]
+async fn beside_endless_runs_a_clock_that_moves_by_itself_passes() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Endless>().await;
+    bed.run_for(std::time::Duration::from_millis(20)).await;
+    assert!(service.health().runs > 0);
+}
+
 #[derive(Default)]
 struct Batches(u32);
 

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use service_core::database::{Override, remove_override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
@@ -129,6 +129,7 @@ on_each! {
     a_fire_that_comes_due_during_the_shutdown_is_made_up,
     after_a_failure_the_failed_fire_is_repeated_and_no_more,
     a_retry_is_not_lost_in_a_pause,
+    a_fire_that_was_due_in_a_pause_is_marked_once,
 }
 
 fn fires_that_no_process_served_are_made_up(url: &str) {
@@ -431,4 +432,39 @@ fn a_retry_is_not_lost_in_a_pause(url: &str) {
     });
     // Killed at 11:01, with the fire of 9 not served.
     assert!(serves(url, "11:30", &[], minutes(1)) >= 1);
+}
+
+/// Commits a row for each fire, and fails after the first commit, as if its answer was lost.
+struct Marks(bool);
+
+#[service(name = "hourly", cron = "0 * * * *", catch_up = "all", retry_delay = 1, max_failures = 1, discover = false)]
+impl Marks {
+    async fn update(&mut self, cx: &Context) -> Result {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+        cx.mark_served_in(&tx).await?;
+        tx.commit().await?;
+        if std::mem::take(&mut self.0) { Err(Error::msg("the answer was lost")) } else { Ok(()) }
+    }
+}
+
+fn a_fire_that_was_due_in_a_pause_is_marked_once(url: &str) {
+    for paused in [hours(1), hours(3)] {
+        process(url, "08:30", &[], async |bed, db| {
+            db.execute_unprepared("CREATE TABLE IF NOT EXISTS note (n INTEGER NOT NULL)").await.unwrap();
+            db.execute_unprepared("DELETE FROM note").await.unwrap();
+            db.execute_unprepared("DELETE FROM service_state").await.unwrap();
+            let service = bed.start(Marks(true)).await;
+            bed.run_for(minutes(1)).await;
+            service.pause().await.unwrap();
+            bed.run_for(paused).await;
+            service.resume().await.unwrap();
+            bed.run_for(minutes(1)).await;
+            let error = service.health().last_error.unwrap();
+            assert!(error.contains("has served the fire of 2026-03-02T09:00:00Z before"), "{error}");
+            let count = "SELECT count(*) AS n FROM note";
+            let rows = db.query_one_raw(Statement::from_string(db.get_database_backend(), count)).await.unwrap();
+            assert_eq!(rows.unwrap().try_get::<i64>("", "n").unwrap(), 1, "the run that was due, and no retry of it");
+        });
+    }
 }

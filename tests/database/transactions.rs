@@ -125,9 +125,11 @@ pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
     }
     let old = "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at) VALUES ('job', '1', 'mailer', 'me', 1)";
     bench.db.execute_unprepared(old).await.unwrap();
-    bench.db.execute_unprepared("ALTER TABLE service_state DROP COLUMN schedule").await.unwrap();
+    for column in ["schedule", "marked_fire"] {
+        bench.db.execute_unprepared(&format!("ALTER TABLE service_state DROP COLUMN {column}")).await.unwrap();
+    }
     let message = database::check_schema(&bench.db).await.unwrap_err().to_string();
-    for column in ["seq", "crashes", "schedule"] {
+    for column in ["seq", "crashes", "schedule", "marked_fire"] {
         assert!(message.contains(&format!("ADD COLUMN {column}")), "{message}");
     }
     let replicas = (0..4).map(|_| {

@@ -69,37 +69,44 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &La
     Ok(())
 }
 
-/// Stores the last fire as [`set_last_run`] does, unless it is stored already. Returns whether it was stored.
+/// Stores the last fire as [`set_last_run`] does, and marks it. Changes nothing if it is marked already. Returns whether
+/// it was not.
+///
+/// The mark has a column of its own: a pause records the fires that it skips as the last ones, and a run that was due
+/// in the pause is made after it.
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn set_new_fire(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<bool> {
+pub(crate) async fn mark_fire(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<bool> {
     match upsert(service_id, last, true) {
         Some(insert) => Ok(db.execute(&insert).await?.rows_affected() > 0),
         None => Ok(true),
     }
 }
 
-/// The statement that stores when a service last ran. `is_new`: it changes no row if this fire is stored already.
-fn upsert(service_id: &str, last: &LastRun, is_new: bool) -> Option<InsertStatement> {
+/// The statement that stores when a service last ran. With `marks` it marks the fire, and changes no row if that fire
+/// is marked already.
+fn upsert(service_id: &str, last: &LastRun, marks: bool) -> Option<InsertStatement> {
     let known = [("last_run", last.run), ("last_fire", last.fire)];
     let known: Vec<(&'static str, DateTime<Utc>)> =
         known.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
     if known.is_empty() {
         return None;
     }
-    let columns = ["service_id", "schedule"].into_iter().chain(known.iter().map(|(name, _)| *name));
+    let marked = last.fire.filter(|_| marks).map(|fire| ("marked_fire", fire));
+    let stored = || known.iter().chain(&marked);
+    let columns = ["service_id", "schedule"].into_iter().chain(stored().map(|(name, _)| *name));
     let values = [service_id.into(), last.schedule.as_deref().into()].into_iter();
-    let values = values.chain(known.iter().map(|(_, at)| format_time(*at).into()));
+    let values = values.chain(stored().map(|(_, at)| format_time(*at).into()));
     let believable = format_time(Utc::now() + CLOCK_TOLERANCE);
     let later = known.iter().map(|(name, _)| (column(name), later_of(name, name, &believable)));
     // The schedule belongs to the fire.
     let schedule = last.fire.map(|_| (column("schedule"), later_of("schedule", "last_fire", &believable)));
     let mut on_conflict = OnConflict::column(column("service_id")).values(later.chain(schedule)).to_owned();
-    if is_new {
-        let stored = || Expr::col((column("service_state"), column("last_fire")));
-        let differs = stored().ne(Expr::col((column("excluded"), column("last_fire"))));
-        on_conflict.action_and_where(stored().is_null().or(differs));
+    if let Some((name, _)) = marked {
+        let old = || Expr::col((column("service_state"), column(name)));
+        let new = Expr::col((column("excluded"), column(name)));
+        on_conflict.update_column(column(name)).action_and_where(old().is_null().or(old().ne(new)));
     }
     let insert = Query::insert()
         .into_table(column("service_state"))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-use crate::database::catch_up::{LastRun, set_new_fire};
+use crate::database::catch_up::{LastRun, mark_fire};
 use crate::database::fence::Fence;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::Store;
@@ -142,7 +142,7 @@ impl Context {
             )));
         };
         let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule) };
-        if set_new_fire(tx, self.service_id(), &last).await? {
+        if mark_fire(tx, self.service_id(), &last).await? {
             return Ok(());
         }
         Err(Error::msg(format!(

@@ -47,7 +47,8 @@ const TABLES: [(&str, &str); 10] = [
     (
         "service_state",
         "CREATE TABLE IF NOT EXISTS service_state (\
-         service_id TEXT NOT NULL PRIMARY KEY, last_run TEXT, last_fire TEXT, schedule TEXT)",
+         service_id TEXT NOT NULL PRIMARY KEY, last_run TEXT, last_fire TEXT, schedule TEXT, \
+         marked_fire TEXT)",
     ),
     (
         "service_audit",
@@ -81,11 +82,12 @@ const TABLES: [(&str, &str); 10] = [
 ];
 
 /// The columns that early versions of a table lack, each with the statement that adds it.
-const LATER_COLUMNS: [(&str, &str, &str); 4] = [
+const LATER_COLUMNS: [(&str, &str, &str); 5] = [
     ("service_claim", "seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
     ("service_claim", "crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
     ("service_claim", "concurrency", "ALTER TABLE service_claim ADD COLUMN concurrency BIGINT NOT NULL DEFAULT 1"),
     ("service_state", "schedule", "ALTER TABLE service_state ADD COLUMN schedule TEXT"),
+    ("service_state", "marked_fire", "ALTER TABLE service_state ADD COLUMN marked_fire TEXT"),
 ];
 
 /// The key of the advisory lock: "service\0\0" as a number.

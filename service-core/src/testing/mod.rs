@@ -37,7 +37,7 @@ use crate::runtime::services::IdConflict;
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::sync::Mutex;
-use crate::testing::stall::Alarm;
+use crate::testing::stall::watch;
 use crate::testing::test_clock::TestClock;
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TimeBeside};
 
@@ -75,7 +75,6 @@ pub struct TestBed {
     stage: Mutex<Stage>,
     building: tokio::sync::Mutex<Building>,
     clock: TestClock,
-    alarm: OnceLock<Alarm>,
     /// Held if there is a database and the clock is paused.
     held: Mutex<Option<Arc<HeldClock>>>,
     /// The database, if there is one.
@@ -125,7 +124,6 @@ impl TestBed {
             stage: Mutex::new(Stage::Making(Box::new(builder))),
             building: tokio::sync::Mutex::default(),
             clock,
-            alarm: OnceLock::new(),
             held: Mutex::default(),
             database: OnceLock::new(),
             replicas,
@@ -284,7 +282,8 @@ impl TestBed {
     ///
     /// # Panics
     /// The bed or the service is configured wrongly: an unknown key, a wrong option, an unknown dependency, or a type
-    /// with neither `configure` nor `Default`.
+    /// with neither `configure` nor `Default`. Or a service keeps virtual time from moving, as in
+    /// [`run_for`](Self::run_for); calls on handles that wait panic then, too.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
@@ -402,7 +401,6 @@ impl TestBed {
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
-        let alarm = self.alarm.get_or_init(Alarm::start);
         let end = tokio::time::sleep(duration);
         // In the end, tasks that are due at this very moment may be behind this one in the queue.
         match self.held_clock() {
@@ -414,14 +412,14 @@ impl TestBed {
                     clock.moving(&inner.services, &*inner.extension, end).await;
                     clock.settle(&inner.services, &*inner.extension).await;
                 };
-                alarm.watch(&all.collect::<Vec<_>>(), passing).await;
+                watch(all.collect(), passing).await;
             }
             None => {
                 let passing = async {
                     clock_gate::moving_beside(end).await;
                     settle::settle(&inner.services).await;
                 };
-                alarm.watch(std::slice::from_ref(&inner.services), passing).await;
+                watch(vec![inner.services.clone()], passing).await;
             }
         }
     }

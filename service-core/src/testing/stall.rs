@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, LazyLock};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant as RealInstant};
 
@@ -30,51 +29,44 @@ const MOST_REAL_TIME: Duration = Duration::from_secs(30);
 /// The real time between two checks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Wakes the caller that waits for virtual time.
-#[derive(Debug)]
-pub(super) struct Alarm {
-    waker: Arc<Mutex<Option<Waker>>>,
-    /// Ends the thread when it is dropped.
-    _stop: Sender<()>,
-}
+/// The callers that wait for virtual time. A thread wakes them as long as the process lives.
+static CALLERS: LazyLock<Arc<Mutex<Vec<Waker>>>> = LazyLock::new(|| {
+    let callers: Arc<Mutex<Vec<Waker>>> = Arc::default();
+    let wakes = callers.clone();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(LOOK);
+            let wakers = std::mem::take(&mut *wakes.lock());
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    });
+    callers
+});
 
-impl Alarm {
-    pub(super) fn start() -> Self {
-        let (stop, stopped) = channel::<()>();
-        let waker = Arc::new(Mutex::new(None::<Waker>));
-        let wakes = waker.clone();
-        std::thread::spawn(move || {
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK) {
-                if let Some(waker) = wakes.lock().take() {
-                    waker.wake();
-                }
-            }
-        });
-        Self { waker, _stop: stop }
-    }
-
-    /// Awaits `work`, which waits for virtual time.
-    ///
-    /// # Panics
-    /// A service keeps virtual time from moving.
-    pub(super) async fn watch<T>(&self, services: &[Arc<Services>], work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        let mut checked = RealInstant::now();
-        let mut moment = Moment::new(services, checked);
-        std::future::poll_fn(|task| {
-            if let Poll::Ready(done) = work.as_mut().poll(task) {
-                return Poll::Ready(done);
-            }
-            let now = RealInstant::now();
-            if now.saturating_duration_since(checked) >= LOOK {
-                checked = now;
-                moment.check(services, now);
-            }
-            *self.waker.lock() = Some(task.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
+/// Awaits `work`, which waits for virtual time.
+///
+/// # Panics
+/// A service keeps virtual time from moving.
+pub(super) async fn watch<T>(services: Vec<Arc<Services>>, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut checked = RealInstant::now();
+    let mut moment = None;
+    std::future::poll_fn(|task| {
+        if let Poll::Ready(done) = work.as_mut().poll(task) {
+            return Poll::Ready(done);
+        }
+        let now = RealInstant::now();
+        if now.saturating_duration_since(checked) >= LOOK {
+            checked = now;
+            moment.get_or_insert_with(|| Moment::new(&services, now)).check(&services, now);
+        }
+        let mut callers = CALLERS.lock();
+        if !callers.iter().any(|waker| waker.will_wake(task.waker())) {
+            callers.push(task.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// What each service had done when this moment of virtual time was first seen.

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::clock_gate::{ClockGate, Moving, moving_beside};
 use super::patience::{LONG_SILENCE, Patience, QUICK, QUIET, SHORT_SILENCE, real_time_passes};
 use super::settle::settle;
+use super::stall::watch;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
@@ -315,7 +316,9 @@ pub(super) struct HeldTime(pub(super) Arc<HeldClock>);
 impl VirtualTime for HeldTime {
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
         let clock = self.0.clone();
-        Box::pin(async move { clock.drive(&services, &*extension).await })
+        let others = clock.others(&services).into_iter().map(|other| other.services.clone());
+        let all = std::iter::once(services.clone()).chain(others).collect();
+        Box::pin(watch(all, async move { clock.drive(&services, &*extension).await }))
     }
 }
 
@@ -324,8 +327,8 @@ impl VirtualTime for HeldTime {
 pub(super) struct TimeBeside;
 
 impl VirtualTime for TimeBeside {
-    fn mover(&self, _services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
-        Box::pin(moving_beside(std::future::pending()))
+    fn mover(&self, services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
+        Box::pin(watch(vec![services], moving_beside(std::future::pending())))
     }
 
     fn is_held(&self) -> bool {
