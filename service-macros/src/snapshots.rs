@@ -305,7 +305,7 @@ fn a_run_that_a_cfg_adds_to_an_update_is_an_error() {
             async fn run(&mut self) {}
         ),
     );
-    let message = "a service has either `update` or `run`";
+    let message = "rename this method, or move it to another impl block";
     let errors = |methods: TokenStream| {
         let all = crate::attribute(quote!(), quote!(impl Sender { #methods })).to_string();
         all.matches(message).count()

@@ -17,13 +17,14 @@ use crate::expand::descriptor::{build, descriptor, discovered, literal, long_run
 use crate::expand::items::{attributes, cfg, implementation, private};
 use crate::expand::lifecycle_impl::lifecycle;
 use crate::expand::variants::conditions;
-use crate::model::{Model, Subject};
+use crate::model::{Lifecycle, Model, Subject};
 use crate::parse::value::{Dependency, Literal};
 
 /// The impls of the traits, the descriptor and its entry on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {
     let type_ = function_type(model);
     let no_update = no_update_left(model);
+    let both = update_and_run(model);
     let lifecycle = lifecycle(model);
     let attributes = model.attributes.iter().map(|(key, value)| {
         let value = literal(model, value);
@@ -36,6 +37,7 @@ pub(crate) fn service(model: &Model) -> TokenStream {
     quote! {
         #type_
         #no_update
+        #both
         #lifecycle
         #service
         #discovered
@@ -98,6 +100,22 @@ fn no_update_left(model: &Model) -> Option<TokenStream> {
     let ident = &model.updates.first()?.sig.ident;
     let message = "neither `update` nor `run` is left where these `#[cfg]`s are false: add one for that case, or put the `#[cfg]` on the impl";
     Some(quote_spanned!(ident.span()=> #[cfg(#none)] ::core::compile_error! { #message }))
+}
+
+/// Where `update` and `run` each have a `#[cfg]`: an error for the case that both are true. One of them would never run.
+fn update_and_run(model: &Model) -> TokenStream {
+    let (runs, updates): (Vec<&Lifecycle>, Vec<&Lifecycle>) = model.updates.iter().partition(|method| method.long);
+    let pairs = runs.iter().flat_map(|run| updates.iter().map(move |update| (run, update)));
+    let errors = pairs.filter_map(|(run, update)| {
+        let (run_cfg, update_cfg) = (run.inherited.cfg.as_ref()?, update.inherited.cfg.as_ref()?);
+        let both = match &model.inherited.cfg {
+            Some(cfg) => quote!(all(#cfg, #run_cfg, #update_cfg)),
+            None => quote!(all(#run_cfg, #update_cfg)),
+        };
+        let message = "a service has either `update` or `run`, and here both of their `#[cfg]`s are true: let one exclude the other, for example with `not(…)`";
+        Some(quote_spanned!(run.sig.ident.span()=> #[cfg(#both)] ::core::compile_error! { #message }))
+    });
+    errors.collect()
 }
 
 /// Warnings. The use of a deprecated function is the only one that a macro can cause on a stable compiler.

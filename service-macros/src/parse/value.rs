@@ -180,7 +180,13 @@ impl ValueParser<'_> {
     fn negative(&self, number: &TokenTree) -> Error {
         match self.key.kind {
             Kind::Time(_) | Kind::Limit | Kind::Count { .. } | Kind::CountOrUnlimited => {
-                self.error(format!("cannot be negative: write `{} = {number}`", self.key.name))
+                let positive = ValueParser { table: self.table, key: self.key, tokens: std::slice::from_ref(number) };
+                // `-5s` and `-0` are not correct without the sign either.
+                let instead = match positive.literal() {
+                    Ok(_) => format!("`{} = {number}`", self.key.name),
+                    Err(_) => format!("{}, for example `{}`", self.key.kind.takes(), self.key.assignment()),
+                };
+                self.error(format!("cannot be negative: write {instead}"))
             }
             Kind::Factor => self.error(BELOW_ONE),
             _ => self.wrong(),

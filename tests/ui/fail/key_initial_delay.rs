@@ -17,7 +17,7 @@ async fn months() {}
 #[service(initial_delay = 30s)]
 async fn unquoted() {}
 
-#[service(initial_delay = -1)]
+#[service(initial_delay = -5s)]
 async fn negative() {}
 
 #[service(initial_delay = "-1s")]
