@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr, Order, QueryResult};
 
 use crate::database::wall_clock::{format_time, parse_time};
@@ -20,8 +20,8 @@ const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: SystemTime) -> Result<()> {
     let AuditEntry { id, at, subject, action, detail, by, why } = entry;
     let insert = Query::insert()
-        .into_table(column("service_audit"))
-        .columns(COLUMNS.map(column))
+        .into_table("service_audit")
+        .columns(COLUMNS)
         .values_panic([
             id.as_str().into(),
             format_time((*at).into()).into(),
@@ -31,14 +31,11 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: S
             by.as_str().into(),
             why.as_str().into(),
         ])
-        .on_conflict(OnConflict::column(column("id")).do_nothing().to_owned())
+        .on_conflict(OnConflict::column("id").do_nothing().to_owned())
         .to_owned();
     db.execute(&insert).await?;
     let oldest = now.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
-    let delete = Query::delete()
-        .from_table(column("service_audit"))
-        .and_where(Expr::col(column("id")).lt(id_of(oldest)))
-        .to_owned();
+    let delete = Query::delete().from_table("service_audit").and_where(Expr::col("id").lt(id_of(oldest))).to_owned();
     db.execute(&delete).await?;
     Ok(())
 }
@@ -49,16 +46,16 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: S
 /// Those of the database.
 pub(crate) async fn read(db: &impl ConnectionTrait, page: &AuditPage) -> Result<Vec<AuditEntry>> {
     let mut select = Query::select()
-        .columns(COLUMNS.map(column))
-        .from(column("service_audit"))
-        .order_by(column("id"), Order::Desc)
+        .columns(COLUMNS)
+        .from("service_audit")
+        .order_by("id", Order::Desc)
         .limit(u64::from(page.limit))
         .to_owned();
     if let Some(subject) = &page.subject {
-        select.and_where(Expr::col(column("subject")).eq(subject.as_str()));
+        select.and_where(Expr::col("subject").eq(subject.as_str()));
     }
     if let Some(before) = &page.before {
-        select.and_where(Expr::col(column("id")).lt(before.as_str()));
+        select.and_where(Expr::col("id").lt(before.as_str()));
     }
     db.query_all(&select).await?.iter().map(entry).collect()
 }
@@ -91,8 +88,4 @@ fn entry(row: &QueryResult) -> Result<AuditEntry> {
         by: text("set_by")?,
         why: text("why")?,
     })
-}
-
-fn column(name: &'static str) -> Alias {
-    Alias::new(name)
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::database::wall_clock::{format_time, parse_time};
@@ -42,9 +42,9 @@ pub struct LastRun {
 /// The database's.
 pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<LastRun> {
     let select = Query::select()
-        .columns(["last_run", "last_fire", "schedule"].map(column))
-        .from(column("service_state"))
-        .and_where(Expr::col(column("service_id")).eq(service_id))
+        .columns(["last_run", "last_fire", "schedule"])
+        .from("service_state")
+        .and_where(Expr::col("service_id").eq(service_id))
         .to_owned();
     let Some(row) = db.query_one(&select).await? else { return Ok(LastRun::default()) };
     let time = |name| {
@@ -99,18 +99,18 @@ fn upsert(service_id: &str, last: &LastRun, marks: bool) -> Option<InsertStateme
     let values = [service_id.into(), last.schedule.as_deref().into()].into_iter();
     let values = values.chain(stored().map(|(_, at)| format_time(*at).into()));
     let believable = format_time(Utc::now() + CLOCK_TOLERANCE);
-    let later = known.iter().map(|(name, _)| (column(name), later_of(name, name, &believable)));
+    let later = known.iter().map(|(name, _)| (*name, later_of(name, name, &believable)));
     // The schedule belongs to the fire.
-    let schedule = last.fire.map(|_| (column("schedule"), later_of("schedule", "last_fire", &believable)));
-    let mut on_conflict = OnConflict::column(column("service_id")).values(later.chain(schedule)).to_owned();
+    let schedule = last.fire.map(|_| ("schedule", later_of("schedule", "last_fire", &believable)));
+    let mut on_conflict = OnConflict::column("service_id").values(later.chain(schedule)).to_owned();
     if let Some((name, _)) = marked {
-        let old = || Expr::col((column("service_state"), column(name)));
-        let new = Expr::col((column("excluded"), column(name)));
-        on_conflict.update_column(column(name)).action_and_where(old().is_null().or(old().ne(new)));
+        let old = || Expr::col(("service_state", name));
+        let new = Expr::col(("excluded", name));
+        on_conflict.update_column(name).action_and_where(old().is_null().or(old().ne(new)));
     }
     let insert = Query::insert()
-        .into_table(column("service_state"))
-        .columns(columns.map(column))
+        .into_table("service_state")
+        .columns(columns)
         .values_panic(values.collect::<Vec<Expr>>())
         .on_conflict(on_conflict)
         .to_owned();
@@ -120,8 +120,8 @@ fn upsert(service_id: &str, last: &LastRun, marks: bool) -> Option<InsertStateme
 /// Of a column's new value and the old one, the one that belongs to the later time. As these tables write them, times
 /// sort as texts do.
 fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
-    let old = |name| Expr::col((column("service_state"), column(name)));
-    let new = |name| Expr::col((column("excluded"), column(name)));
+    let old = |name| Expr::col(("service_state", name));
+    let new = |name| Expr::col(("excluded", name));
     // The comparison with a null is neither true nor false: then there is only the new one.
     let stays = old(time).gte(new(time)).and(old(time).lte(believable));
     Expr::case(stays, old(name)).finally(new(name)).into()
@@ -187,8 +187,4 @@ impl SkippedFires {
         let recorded = self.recorded.lock().get(service.id()).copied();
         Some((schedule, recorded.map_or(since, |recorded| recorded.max(since))))
     }
-}
-
-fn column(name: &'static str) -> Alias {
-    Alias::new(name)
 }

@@ -2,7 +2,7 @@
 //! that share the database differ.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Alias, Expr, Query};
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
 use crate::database::wall_clock::WallClock;
@@ -33,7 +33,7 @@ impl DbTime {
         if let Self::Virtual(clock) = self {
             return Ok(clock.now());
         }
-        let now = Alias::new("now");
+        let now = "now";
         let select = Query::select().expr_as(self.millis(db.get_database_backend()), now).to_owned();
         let millis: Option<i64> = match db.query_one(&select).await? {
             Some(row) => row.try_get("", "now")?,

@@ -1,7 +1,7 @@
 //! [`Store`]: small typed values of a service that are kept across restarts.
 
 use sea_orm::ConnectionTrait;
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -83,10 +83,10 @@ impl Store {
     pub async fn get_in<T: DeserializeOwned>(&self, tx: &impl ConnectionTrait, key: &str) -> Result<Option<T>> {
         let service_db = self.service_db()?;
         let select = Query::select()
-            .column(column("value"))
-            .from(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*service_db.service_id))
-            .and_where(Expr::col(column("key")).eq(key))
+            .column("value")
+            .from("service_store")
+            .and_where(Expr::col("service_id").eq(&*service_db.service_id))
+            .and_where(Expr::col("key").eq(key))
             .to_owned();
         let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
         let text: String = row.try_get("", "value")?;
@@ -141,9 +141,9 @@ impl Store {
     async fn delete(&self, tx: &impl ConnectionTrait, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
         let delete = Query::delete()
-            .from_table(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*service_db.service_id))
-            .and_where(Expr::col(column("key")).eq(key))
+            .from_table("service_store")
+            .and_where(Expr::col("service_id").eq(&*service_db.service_id))
+            .and_where(Expr::col("key").eq(key))
             .to_owned();
         Ok(tx.execute(&delete).await?.rows_affected() > 0)
     }
@@ -161,14 +161,10 @@ impl Store {
         })?;
         let now = crate::database::wall_clock::format_time(service_db.clock.now());
         Ok(Query::insert()
-            .into_table(column("service_store"))
-            .columns(["service_id", "key", "value", "updated_at"].map(column))
+            .into_table("service_store")
+            .columns(["service_id", "key", "value", "updated_at"])
             .values_panic([service_id.into(), key.into(), text.into(), now.into()])
-            .on_conflict(
-                OnConflict::columns(["service_id", "key"].map(column))
-                    .update_columns(["value", "updated_at"].map(column))
-                    .to_owned(),
-            )
+            .on_conflict(OnConflict::columns(["service_id", "key"]).update_columns(["value", "updated_at"]).to_owned())
             .to_owned())
     }
 }
@@ -179,21 +175,17 @@ pub(crate) async fn write_and_remove(db: &impl ConnectionTrait) -> Result<()> {
     let value: String = std::iter::repeat_with(fastrand::alphanumeric).take(PROBE_BYTES).collect();
     let (service_id, key) = ("", "write probe");
     let insert = Query::insert()
-        .into_table(column("service_store"))
-        .columns(["service_id", "key", "value", "updated_at"].map(column))
+        .into_table("service_store")
+        .columns(["service_id", "key", "value", "updated_at"])
         .values_panic([service_id.into(), key.into(), value.into(), String::new().into()])
-        .on_conflict(OnConflict::columns(["service_id", "key"].map(column)).update_column(column("value")).to_owned())
+        .on_conflict(OnConflict::columns(["service_id", "key"]).update_column("value").to_owned())
         .to_owned();
     db.execute(&insert).await?;
     let delete = Query::delete()
-        .from_table(column("service_store"))
-        .and_where(Expr::col(column("service_id")).eq(service_id))
-        .and_where(Expr::col(column("key")).eq(key))
+        .from_table("service_store")
+        .and_where(Expr::col("service_id").eq(service_id))
+        .and_where(Expr::col("key").eq(key))
         .to_owned();
     db.execute(&delete).await?;
     Ok(())
-}
-
-fn column(name: &'static str) -> Alias {
-    Alias::new(name)
 }

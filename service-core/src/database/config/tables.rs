@@ -5,7 +5,7 @@
 //! key, so that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{Condition, ConnectionTrait, DbErr, QueryResult};
 use serde_json::Value;
 
@@ -120,11 +120,11 @@ pub struct BadOverride {
 /// Those of the database. What is not text or not JSON is an error of its row only.
 pub async fn read_config(db: &impl ConnectionTrait) -> Result<Vec<ConfigRow>> {
     let select = Query::select()
-        .columns(["service_id", "key"].map(column))
-        .expr_as(value(), column("value"))
-        .from(column("service_config"))
-        .order_by(column("service_id"), sea_orm::Order::Asc)
-        .order_by(column("key"), sea_orm::Order::Asc)
+        .columns(["service_id", "key"])
+        .expr_as(value(), "value")
+        .from("service_config")
+        .order_by("service_id", sea_orm::Order::Asc)
+        .order_by("key", sea_orm::Order::Asc)
         .to_owned();
     let rows = db.query_all(&select).await?;
     let read = |row: &QueryResult| {
@@ -183,8 +183,8 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
     let set_at = DbTime::Database.now(db).await?;
     let columns = ["service_id", "key", "value", "set_by", "why", "set_at", "until"];
     let insert = Query::insert()
-        .into_table(column("service_override"))
-        .columns(columns.map(column))
+        .into_table("service_override")
+        .columns(columns)
         .values_panic([
             new.service_id.as_str().into(),
             new.key.as_str().into(),
@@ -195,8 +195,8 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
             new.until.map(format_time).into(),
         ])
         .on_conflict(
-            OnConflict::columns(["service_id", "key"].map(column))
-                .update_columns(["value", "set_by", "why", "set_at", "until"].map(column))
+            OnConflict::columns(["service_id", "key"])
+                .update_columns(["value", "set_by", "why", "set_at", "until"])
                 .to_owned(),
         )
         .to_owned();
@@ -218,7 +218,7 @@ pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &
 /// # Errors
 /// Those of the database.
 pub(crate) async fn remove_keys(db: &impl ConnectionTrait, service_id: &str, keys: &[&str]) -> Result<bool> {
-    let delete = Query::delete().from_table(column("service_override")).cond_where(is_of(service_id, keys)).to_owned();
+    let delete = Query::delete().from_table("service_override").cond_where(is_of(service_id, keys)).to_owned();
     Ok(db.execute(&delete).await?.rows_affected() > 0)
 }
 
@@ -229,7 +229,7 @@ pub(crate) async fn remove_keys(db: &impl ConnectionTrait, service_id: &str, key
 pub(crate) async fn has_override(db: &impl ConnectionTrait, service_id: &str, keys: &[&str]) -> Result<bool> {
     let select = Query::select()
         .expr(Expr::Constant(1.into()))
-        .from(column("service_override"))
+        .from("service_override")
         .cond_where(is_of(service_id, keys))
         .to_owned();
     Ok(db.query_one(&select).await?.is_some())
@@ -237,7 +237,7 @@ pub(crate) async fn has_override(db: &impl ConnectionTrait, service_id: &str, ke
 
 /// The condition of the overrides of some keys.
 fn is_of(service_id: &str, keys: &[&str]) -> Condition {
-    let [of_service, of_key] = [column("service_id"), column("key")].map(Expr::col);
+    let [of_service, of_key] = ["service_id", "key"].map(Expr::col);
     Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys.iter().copied()))
 }
 
@@ -256,18 +256,18 @@ pub async fn expire_overrides(db: &impl ConnectionTrait, now: DateTime<Utc>) -> 
         // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people
         // write have times in other formats.
         let is_this = Condition::all()
-            .add(Expr::col(column("service_id")).eq(service_id.as_str()))
-            .add(Expr::col(column("key")).eq(of_key.as_str()))
-            .add(Expr::col(column("set_at")).eq(set_at));
+            .add(Expr::col("service_id").eq(service_id.as_str()))
+            .add(Expr::col("key").eq(of_key.as_str()))
+            .add(Expr::col("set_at").eq(set_at));
         let unlocked = Query::select()
-            .column(column("key"))
-            .from(column("service_override"))
+            .column("key")
+            .from("service_override")
             .cond_where(is_this.clone())
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .to_owned();
         let delete = Query::delete()
-            .from_table(column("service_override"))
-            .cond_where(is_this.add(Expr::col(column("key")).in_subquery(unlocked)))
+            .from_table("service_override")
+            .cond_where(is_this.add(Expr::col("key").in_subquery(unlocked)))
             .to_owned();
         if db.execute(&delete).await?.rows_affected() > 0 {
             if let Err(bad) = &found {
@@ -287,11 +287,11 @@ pub(crate) type ReadOverride = std::result::Result<Override, BadOverride>;
 /// All overrides, each with the text of its `set_at`.
 pub(crate) async fn all_overrides(db: &impl ConnectionTrait) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
-        .columns(["service_id", "key", "set_by", "why", "set_at", "until"].map(column))
-        .expr_as(value(), column("value"))
-        .from(column("service_override"))
-        .order_by(column("service_id"), sea_orm::Order::Asc)
-        .order_by(column("key"), sea_orm::Order::Asc)
+        .columns(["service_id", "key", "set_by", "why", "set_at", "until"])
+        .expr_as(value(), "value")
+        .from("service_override")
+        .order_by("service_id", sea_orm::Order::Asc)
+        .order_by("key", sea_orm::Order::Asc)
         .to_owned();
     let rows = db.query_all(&select).await?;
     Ok(rows.iter().map(read_override).collect::<std::result::Result<_, DbErr>>()?)
@@ -378,11 +378,7 @@ fn parse(text: Option<String>) -> std::result::Result<Value, BadValue> {
 /// The value, unless it is too long.
 fn value() -> Expr {
     // The migration of another program may have made it a JSON column.
-    let text = || Expr::col(column("value")).cast_as(Alias::new("text"));
+    let text = || Expr::col("value").cast_as("text");
     let length = Func::cust("length").arg(text());
     Expr::case(Expr::expr(length).lte(LONGEST_VALUE), text()).into()
-}
-
-fn column(name: &'static str) -> Alias {
-    Alias::new(name)
 }

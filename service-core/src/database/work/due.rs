@@ -200,11 +200,11 @@ impl<E: WorkItem> DueRows<E> {
         };
         let part = |name, kind: i32| {
             let mut part = Query::select().column(Asterisk).from(Alias::new(name)).to_owned();
-            part.expr_as(Expr::Constant(kind.into()), Alias::new(KIND)).to_owned()
+            part.expr_as(Expr::Constant(kind.into()), KIND).to_owned()
         };
         // Only rows of the result are locked: the outer limits stop the inner queries.
         let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
-        let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
+        let taken = Query::select().columns(taken).from("service_first").to_owned();
         let columns = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let rest = self.select(*first, now).filter(Expr::tuple(columns).not_in_subquery(taken));
         write("WITH service_first AS MATERIALIZED (", locked(self.select(*first, now), limit / 2));

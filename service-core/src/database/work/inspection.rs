@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionOptions};
 
 use crate::database::direct::explained;
@@ -209,13 +209,13 @@ async fn unknown_status<E: WorkItem>(
         return Ok(None);
     }
     let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
-    let (status, searched) = (Alias::new("status"), Alias::new("searched"));
-    let mut rows = Query::select().expr_as(Expr::col(column), status.clone()).from(entity.table_ref()).to_owned();
+    let (status, searched) = ("status", "searched");
+    let mut rows = Query::select().expr_as(Expr::col(column), status).from(entity.table_ref()).to_owned();
     if service_db.db().get_database_backend() == DbBackend::Sqlite {
         rows.limit(SQLITE_ROWS);
     }
     let select = Query::select()
-        .column(status.clone())
+        .column(status)
         .from_subquery(rows, searched)
         .and_where(Expr::col(status).is_not_in(expected))
         .limit(1)

@@ -1,6 +1,6 @@
 //! The columns of keys: how their values are written and read.
 
-use sea_orm::sea_query::{Alias, ColumnType as Type, Expr, ExprTrait, Value};
+use sea_orm::sea_query::{ColumnType as Type, Expr, ExprTrait, Value};
 use sea_orm::{ColumnTrait, DbBackend};
 
 /// A value of a key, as the engine can compare it with its column.
@@ -8,7 +8,7 @@ pub(crate) fn key_value(column: impl ColumnTrait, backend: DbBackend, value: Val
     let value = column.save_as(Expr::val(value));
     match column.def().get_column_type() {
         // With a text, PostgreSQL would compare the column without the blanks at its end.
-        Type::Char(_) if backend == DbBackend::Postgres => value.cast_as(Alias::new("bpchar")),
+        Type::Char(_) if backend == DbBackend::Postgres => value.cast_as("bpchar"),
         _ => value,
     }
 }

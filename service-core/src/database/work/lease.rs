@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use sea_orm::sea_query::{
-    Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
+    Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement, ValueTuple,
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
@@ -140,13 +140,9 @@ fn millis(length: Duration) -> i64 {
     i64::try_from(length.min(NEVER).as_millis()).unwrap_or(i64::MAX / 2)
 }
 
-fn column(name: &'static str) -> Alias {
-    Alias::new(name)
-}
-
 /// The condition for an owner's claims of rows of a table.
 fn is_of(work_table: &str, owner: &str) -> Condition {
-    let is = |name, value: &str| Expr::col(column(name)).eq(value);
+    let is = |name, value: &str| Expr::col(name).eq(value);
     Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
 }
 
@@ -154,12 +150,12 @@ fn is_of(work_table: &str, owner: &str) -> Condition {
 /// SQLite no claim is locked.
 fn is_unlocked(work_table: &str, owner: &str, condition: Condition) -> Condition {
     let unlocked = Query::select()
-        .column(column("row_key"))
-        .from(column("service_claim"))
+        .column("row_key")
+        .from("service_claim")
         .cond_where(is_of(work_table, owner).add(condition))
         .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         .to_owned();
-    is_of(work_table, owner).add(Expr::col(column("row_key")).in_subquery(unlocked))
+    is_of(work_table, owner).add(Expr::col("row_key").in_subquery(unlocked))
 }
 
 /// A row of `service_claim`.
@@ -192,10 +188,10 @@ impl ClaimRow {
 /// The query for all claims of a table.
 pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend) -> SelectStatement {
     Query::select()
-        .columns(["row_key", "owner", "seq", "concurrency", "crashes"].map(column))
-        .expr_as(Expr::col(column("expires_at")).gt(time.millis(backend)), column("is_held"))
-        .from(column("service_claim"))
-        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .columns(["row_key", "owner", "seq", "concurrency", "crashes"])
+        .expr_as(Expr::col("expires_at").gt(time.millis(backend)), "is_held")
+        .from("service_claim")
+        .and_where(Expr::col("work_table").eq(work_table))
         .to_owned()
 }
 
@@ -211,14 +207,14 @@ pub(crate) async fn record_crashes(
     for (owner, suspects) in suspects(claims) {
         let keys: Vec<&str> = suspects.iter().map(|at| &*claims[*at].key).collect();
         // Checked again: the owner may have renewed its claims since they were read.
-        let has_expired = || Expr::col(column("expires_at")).lte(time.millis(backend));
+        let has_expired = || Expr::col("expires_at").lte(time.millis(backend));
         let are_free =
             |condition: Expr| is_unlocked(work_table, &owner, Condition::all().add(condition).add(has_expired()));
         let record = Query::update()
-            .table(column("service_claim"))
-            .value(column("crashes"), Expr::col(column("crashes")).add(1))
-            .value(column("owner"), NO_OWNER)
-            .cond_where(are_free(Expr::col(column("row_key")).is_in(keys)))
+            .table("service_claim")
+            .value("crashes", Expr::col("crashes").add(1))
+            .value("owner", NO_OWNER)
+            .cond_where(are_free(Expr::col("row_key").is_in(keys)))
             .to_owned();
         if db.execute(&record).await?.rows_affected() == 0 {
             continue;
@@ -226,15 +222,13 @@ pub(crate) async fn record_crashes(
         for at in suspects {
             claims[at].crashes += 1;
         }
-        let tolerated = Query::delete()
-            .from_table(column("service_claim"))
-            .cond_where(are_free(Expr::col(column("crashes")).eq(0)))
-            .to_owned();
+        let tolerated =
+            Query::delete().from_table("service_claim").cond_where(are_free(Expr::col("crashes").eq(0))).to_owned();
         db.execute(&tolerated).await?;
         let counted = Query::update()
-            .table(column("service_claim"))
-            .value(column("owner"), NO_OWNER)
-            .cond_where(are_free(Expr::col(column("crashes")).gt(0)))
+            .table("service_claim")
+            .value("owner", NO_OWNER)
+            .cond_where(are_free(Expr::col("crashes").gt(0)))
             .to_owned();
         db.execute(&counted).await?;
     }
@@ -270,12 +264,12 @@ pub(crate) fn mark_charged(
     backend: DbBackend,
 ) -> UpdateStatement {
     Query::update()
-        .table(column("service_claim"))
-        .value(column("crashes"), TOLERATED_CRASHES)
-        .value(column("owner"), NO_OWNER)
-        .value(column("expires_at"), time.millis(backend))
+        .table("service_claim")
+        .value("crashes", TOLERATED_CRASHES)
+        .value("owner", NO_OWNER)
+        .value("expires_at", time.millis(backend))
         .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col(column("row_key")).eq(key))
+        .and_where(Expr::col("row_key").eq(key))
         .to_owned()
 }
 
@@ -295,7 +289,7 @@ pub(crate) fn claim(
     let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
     let statement = |rows: &[(i64, &str)]| {
         let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq", "concurrency"];
-        let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
+        let mut insert = Query::insert().into_table("service_claim").columns(columns).to_owned();
         let claim = |key: Expr, seq: Expr| {
             let service_id = &*service_db.service_id;
             [work_table.into(), key, service_id.into(), owner.into(), expires(), seq, in_flight.into()]
@@ -310,16 +304,15 @@ pub(crate) fn claim(
                 insert.values_panic(claim(key.into(), seq.into()));
             }
         }
-        let has_expired =
-            Expr::col((column("service_claim"), column("expires_at"))).lte(service_db.time.millis(backend));
+        let has_expired = Expr::col(("service_claim", "expires_at")).lte(service_db.time.millis(backend));
         insert
             .on_conflict(
-                OnConflict::columns(["work_table", "row_key"].map(column))
-                    .update_columns(["service_id", "owner", "expires_at", "seq", "concurrency"].map(column))
+                OnConflict::columns(["work_table", "row_key"])
+                    .update_columns(["service_id", "owner", "expires_at", "seq", "concurrency"])
                     .action_and_where(has_expired)
                     .to_owned(),
             )
-            .returning_col(column("row_key"))
+            .returning_col("row_key")
             .to_owned()
     };
     numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
@@ -336,8 +329,8 @@ async fn renew(
     // After the wait for a connection, and for SQLite's write lock.
     let (sent, now) = ((Instant::now(), SystemTime::now()), service_db.time.millis(tx.get_database_backend()));
     let renewal = Query::update()
-        .table(column("service_claim"))
-        .value(column("expires_at"), now.add(millis(lease)))
+        .table("service_claim")
+        .value("expires_at", now.add(millis(lease)))
         .cond_where(is_unlocked(work_table, owner, Condition::all()))
         .to_owned();
     tx.connection().await?.execute(&renewal).await?;
@@ -358,9 +351,9 @@ pub(crate) async fn release_row(
 /// The statement that releases one claim. It affects no row if the claim is no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
     Query::delete()
-        .from_table(column("service_claim"))
+        .from_table("service_claim")
         .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col(column("row_key")).eq(key))
+        .and_where(Expr::col("row_key").eq(key))
         .to_owned()
 }
 
@@ -378,17 +371,17 @@ pub(crate) async fn release_all(
     let mut claims =
         if skip_locked { is_unlocked(work_table, owner, Condition::all()) } else { is_of(work_table, owner) };
     if !kept.is_empty() {
-        claims = claims.add(Expr::col(column("row_key")).is_not_in(kept));
+        claims = claims.add(Expr::col("row_key").is_not_in(kept));
     }
     let tolerated = Query::delete()
-        .from_table(column("service_claim"))
+        .from_table("service_claim")
         .cond_where(claims.clone())
-        .and_where(Expr::col(column("crashes")).eq(0))
+        .and_where(Expr::col("crashes").eq(0))
         .to_owned();
     let suspect = Query::update()
-        .table(column("service_claim"))
-        .value(column("owner"), NO_OWNER)
-        .value(column("expires_at"), time.millis(db.get_database_backend()))
+        .table("service_claim")
+        .value("owner", NO_OWNER)
+        .value("expires_at", time.millis(db.get_database_backend()))
         .cond_where(claims)
         .to_owned();
     db.execute(&tolerated).await?;
@@ -399,9 +392,9 @@ pub(crate) async fn release_all(
 /// The statement that removes claims that expired long ago.
 pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> DeleteStatement {
     Query::delete()
-        .from_table(column("service_claim"))
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("expires_at")).lt(time.millis(backend).sub(SWEEP_AFTER_MS)))
+        .from_table("service_claim")
+        .and_where(Expr::col("work_table").eq(work_table))
+        .and_where(Expr::col("expires_at").lt(time.millis(backend).sub(SWEEP_AFTER_MS)))
         .to_owned()
 }
 

@@ -221,9 +221,9 @@ impl<E: WorkItem> Table<E> {
         };
         let claims = Query::select()
             .expr(Expr::Constant(1.into()))
-            .from(Alias::new("service_claim"))
-            .and_where(Expr::col(Alias::new("work_table")).eq(self.sql.name.as_str()))
-            .and_where(Expr::col(Alias::new("expires_at")).gt(now.timestamp_millis()))
+            .from("service_claim")
+            .and_where(Expr::col("work_table").eq(self.sql.name.as_str()))
+            .and_where(Expr::col("expires_at").gt(now.timestamp_millis()))
             .to_owned();
         let oldest = tx.query_one(&self.oldest_due(now)).await?;
         let oldest = oldest.map(|row| row.try_get::<Option<String>>("", "at")).transpose()?.flatten();
@@ -294,13 +294,13 @@ impl<E: WorkItem> Table<E> {
     /// row by key.
     fn oldest_due(&self, now: DateTime<Utc>) -> SelectStatement {
         let (work, entity) = (E::__work(), E::default());
-        let text = |column: E::Column| Expr::col(column.as_column_ref()).cast_as(Alias::new("text"));
+        let text = |column: E::Column| Expr::col(column.as_column_ref()).cast_as("text");
         let mut select =
             Query::select().from(entity.table_ref()).and_where(self.sql.has_status(PENDING)).limit(1).to_owned();
         match (work.available_at, work.updated_at) {
             (Some((column, value)), _) => {
                 let (time, now) = comparable(column, value, self.sql.backend, now);
-                select.expr_as(text(column), Alias::new("at"));
+                select.expr_as(text(column), "at");
                 select.and_where(time.clone().lte(now));
                 match self.sql.backend {
                     // The order of the claim index.
@@ -311,12 +311,12 @@ impl<E: WorkItem> Table<E> {
                 };
             }
             (None, Some((column, _))) => {
-                select.expr_as(text(column), Alias::new("at"));
+                select.expr_as(text(column), "at");
                 for key in E::PrimaryKey::iter() {
                     select.order_by(key.into_column().as_column_ref(), Order::Asc);
                 }
             }
-            (None, None) => _ = select.expr_as(Expr::cust("CAST(NULL AS text)"), Alias::new("at")),
+            (None, None) => _ = select.expr_as(Expr::cust("CAST(NULL AS text)"), "at"),
         }
         select
     }
@@ -324,7 +324,7 @@ impl<E: WorkItem> Table<E> {
     fn failed_rows(&self, offset: u64, limit: u64) -> SelectStatement {
         let (work, entity) = (E::__work(), E::default());
         let cast = |column: Option<E::Column>, kind: &'static str| match column {
-            Some(column) => Expr::col(column.as_column_ref()).cast_as(Alias::new(kind)),
+            Some(column) => Expr::col(column.as_column_ref()).cast_as(kind),
             None => Expr::cust(format!("CAST(NULL AS {kind})")),
         };
         let mut select = Query::select().from(entity.table_ref()).and_where(self.sql.has_status(FAILED)).to_owned();
@@ -332,9 +332,9 @@ impl<E: WorkItem> Table<E> {
             select.expr_as(key, Alias::new(format!("key_{n}")));
         }
         select
-            .expr_as(cast(work.error, "text"), Alias::new("error"))
-            .expr_as(cast(work.attempts, "bigint"), Alias::new("attempts"))
-            .expr_as(cast(work.updated_at.map(|(column, _)| column), "text"), Alias::new("updated_at"));
+            .expr_as(cast(work.error, "text"), "error")
+            .expr_as(cast(work.attempts, "bigint"), "attempts")
+            .expr_as(cast(work.updated_at.map(|(column, _)| column), "text"), "updated_at");
         for key in E::PrimaryKey::iter() {
             select.order_by(key.into_column().as_column_ref(), Order::Desc);
         }
@@ -355,7 +355,7 @@ impl<E: WorkItem> Table<E> {
     fn key_texts(&self) -> Vec<Expr> {
         let text = |key: E::PrimaryKey| {
             let column = Expr::col(key.into_column().as_column_ref());
-            let text = column.clone().cast_as(Alias::new("text"));
+            let text = column.clone().cast_as("text");
             match self.sql.backend {
                 DbBackend::Postgres => text,
                 _ => {
@@ -395,10 +395,8 @@ fn plain_value(column: &impl ColumnTrait, text: &str) -> Option<Value> {
 /// Counts the rows of a query, up to `cap`.
 async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
     let limited = rows.clone().limit(cap).to_owned();
-    let select = Query::select()
-        .expr_as(Func::count(Expr::col(Asterisk)), Alias::new("rows"))
-        .from_subquery(limited, Alias::new("limited"))
-        .to_owned();
+    let select =
+        Query::select().expr_as(Func::count(Expr::col(Asterisk)), "rows").from_subquery(limited, "limited").to_owned();
     let found: Option<i64> = db.query_one(&select).await?.map(|row| row.try_get("", "rows")).transpose()?;
     Ok(found.and_then(|rows| u64::try_from(rows).ok()).unwrap_or_default())
 }

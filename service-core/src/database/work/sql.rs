@@ -425,7 +425,7 @@ impl TableSql {
             write!(list, "{separator}{}", as_integer(value)?).ok()?;
         }
         list.push('}');
-        Some(Expr::val(list).cast_as(Alias::new("bigint[]")))
+        Some(Expr::val(list).cast_as("bigint[]"))
     }
 
     /// Whether a condition for many keys such as this one has one parameter.

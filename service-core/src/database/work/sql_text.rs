@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, Query, SqliteQueryBuilder, ValueTuple};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, SqliteQueryBuilder, ValueTuple};
 use sea_orm::{EntityName, Value};
 
 /// Formats a key as text, which is the same for the same row on every machine.
@@ -35,7 +35,7 @@ pub(super) fn plain_text(value: Value) -> String {
 /// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any
 /// number of them and is prepared once.
 pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
-    Func::cust("unnest").arg(Expr::val(text_array(elements, 0)).cast_as(Alias::new(array_type))).into()
+    Func::cust("unnest").arg(Expr::val(text_array(elements, 0)).cast_as(array_type)).into()
 }
 
 /// An array of PostgreSQL as text. If there are fewer elements than `least`, further ones are NULL.
