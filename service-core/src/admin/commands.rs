@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::admin::app::{App, AppState, SharedApp};
-use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::error::{ApiError, ApiResult, is_made};
 use crate::admin::input::{Author, Input, Parameters, parse_until};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
@@ -152,7 +152,7 @@ pub(crate) async fn carry_out(
             (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await.map(|()| Effect::Complete),
             _ => call(&handle, command).await.map_err(|error| ApiError::conflict(&error)),
         };
-        if done.is_ok() {
+        if is_made(&done) {
             shared.record(handle.id(), command.name(), String::new(), &by, &why).await;
         }
         done.map(|effect| (handle.health(), effect))
@@ -378,8 +378,11 @@ pub(crate) async fn set_override(
             at: now,
             until,
         };
-        store.set_override(services, new).await.map_err(|error| ApiError::unavailable(&error))?;
-        shared.record(overridden.name(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
+        let set = store.set_override(services, new).await.map_err(|error| ApiError::unavailable(&error));
+        if is_made(&set) {
+            shared.record(overridden.name(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
+        }
+        set?;
         Ok(overridden.health(&shared))
     };
     app.on_home(work).await?
@@ -411,11 +414,15 @@ pub(crate) async fn remove_override(
     let (shared, key) = (app.clone(), key.replace('\0', " "));
     let work = async move {
         let removed = store.remove_override(&shared.registry.inner.services, overridden.name(), &key).await;
-        if !removed.map_err(|error| ApiError::unavailable(&error))? {
+        let removed = removed.map_err(|error| ApiError::unavailable(&error));
+        if let Ok(false) = removed {
             let why = format!("`{}` has no override of `{key}`", overridden.name());
             return Err(ApiError::new(StatusCode::NOT_FOUND, why));
         }
-        shared.record(overridden.name(), "remove override", key, &by, &why).await;
+        if is_made(&removed) {
+            shared.record(overridden.name(), "remove override", key, &by, &why).await;
+        }
+        removed?;
         Ok(overridden.health(&shared))
     };
     app.on_home(work).await?

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::runtime::operator_store::NotApplied;
 use crate::service::error::Error;
 
 /// An error as an answer.
@@ -12,6 +13,8 @@ use crate::service::error::Error;
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
+    /// The change has been stored all the same, so it belongs in the audit.
+    pub(crate) is_stored: bool,
 }
 
 /// The result of a handler.
@@ -19,7 +22,7 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), is_stored: false }
     }
 
     pub(crate) fn no_service(id: &str) -> Self {
@@ -38,8 +41,14 @@ impl ApiError {
 
     /// The database, or the runtime of the services, does not answer.
     pub(crate) fn unavailable(error: &Error) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"))
+        let is_stored = error.find::<NotApplied>().is_some();
+        Self { is_stored, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")) }
     }
+}
+
+/// Whether a change has been made.
+pub(crate) fn is_made<T>(done: &ApiResult<T>) -> bool {
+    done.as_ref().map_or_else(|error| error.is_stored, |_| true)
 }
 
 impl IntoResponse for ApiError {

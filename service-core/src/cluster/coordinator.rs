@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::fleet::Fleet;
 use crate::cluster::lease_table::LeaseTable;
+use crate::database::error_kind::ErrorKind;
 use crate::database::registry_db::RegistryDb;
 use crate::log::debug;
 use crate::registry::service_registry::RegistryInner;
@@ -44,6 +45,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
 const LONGEST_LIMIT: Duration = Duration::from_secs(5);
 const RECORD_LIMIT: Duration = Duration::from_secs(2);
+/// How often the release of a lease is tried while another session locks the table.
+const RELEASE_TRIES: u32 = 10;
 /// A takeover is many statements, and may need more time than a renewal: a lease that it gets too late is released
 /// again.
 const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
@@ -236,14 +239,18 @@ impl Shared {
                 let _ = timeout(due, self.to_renew.notified()).await;
                 continue;
             }
-            if let Err(error) = self.renew(&held, limit(shortest)).await {
+            let is_renewed = self.renew(&held, limit(shortest)).await.unwrap_or_else(|error| {
                 debug!("the leases of services cannot be renewed: {error:#}");
+                false
+            });
+            if !is_renewed {
                 tokio::time::sleep((period / 5).clamp(Duration::from_millis(100), POLL_INTERVAL)).await;
             }
         }
     }
 
-    async fn renew(&self, held: &[Held], limit: Duration) -> Result<()> {
+    /// Returns `false` if the row of a lease is locked.
+    async fn renew(&self, held: &[Held], limit: Duration) -> Result<bool> {
         let ids: Vec<Arc<str>> = held.iter().map(|(service, ..)| service.id().clone()).collect();
         let renewed = self.table.renew(&ids, limit).await?;
         for (service, lease, epoch, _) in held {
@@ -255,7 +262,7 @@ impl Shared {
             }
         }
         self.to_watch.notify_one();
-        Ok(())
+        Ok(renewed.locked.is_empty())
     }
 
     /// Wakes each loop whose lease has ended, until the registry is dropped.
@@ -280,7 +287,16 @@ impl Shared {
     }
 
     async fn release(&self, id: &Arc<str>, epoch: u64, target: Option<&str>, length: Duration) {
-        match self.table.release(id, epoch, target, limit(length)).await {
+        let mut tries = 0;
+        let released = loop {
+            tries += 1;
+            match self.table.release(id, epoch, target, limit(length)).await {
+                // Each try waits for a lock for half a second.
+                Err(error) if ErrorKind::is_own_wait(&error) && tries < RELEASE_TRIES => {}
+                result => break result,
+            }
+        };
+        match released {
             Ok(()) => self.table.notify_replicas(),
             Err(error) => debug!(service.id = %id, "the lease cannot be released, so it expires: {error:#}"),
         }

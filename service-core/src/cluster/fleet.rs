@@ -339,6 +339,8 @@ impl Fleet {
                     self.forward_wake(service.id());
                 }
                 removed?;
+                // It is not read again.
+                self.known.lock().remove(&request.version());
             }
             Action::Run if !self.is_known(&request.id) && service.inner.serves_other_replicas(true) => {
                 if self.table.take_request(&request.id, LIMIT).await? {

@@ -502,8 +502,7 @@ impl<'a> Resolver<'a> {
             let setting = Setting::new(self.id, key, &node.origin);
             match fields {
                 Some(fields) if is_field(key, node, fields) => {}
-                // `.set("batch_size", …)` of the test bed applies to the services that have this setting.
-                Some(_) if node.origin.is_set_for_all() => {}
+                _ if node.origin.is_set_for_all() => self.check_set_for_all(key, &setting, fields),
                 Some(fields) => {
                     self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
@@ -515,6 +514,14 @@ impl<'a> Resolver<'a> {
             }
         }
         self.own = own;
+    }
+
+    /// `.set("batch_size", …)` of the test bed applies to the services that have this setting. Another one may have it.
+    fn check_set_for_all(&mut self, key: &str, setting: &Setting, fields: Option<&[&str]>) {
+        let names = keys::options().map(|key| key.name).chain(fields.into_iter().flatten().copied());
+        if let Some(near) = nearest(key, names).filter(|near| is_probably(key, near)) {
+            self.warnings.push(format!("{setting} may have no effect: if `{near}` is meant, correct the name"));
+        }
     }
 
     /// If it is not known whether the service has settings, a key that looks like an option is taken for one, also if

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DbErr, Order, QueryResult};
+use sea_orm::{ConnectionTrait, Order, QueryResult};
 
+use crate::database::lossy::lossy;
 use crate::database::wall_clock::{format_time, parse_time};
 use crate::runtime::operator_store::{AuditEntry, AuditPage, id_of};
 use crate::service::error::Result;
@@ -12,12 +13,11 @@ use crate::service::error::Result;
 /// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
-/// Adds an entry, unless it exists, and removes the entries that are too old. `now` is the time of the database: the
-/// clock of a process that is wrong must not remove the entries of others.
+/// Adds an entry, unless it exists.
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: SystemTime) -> Result<()> {
+pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Result<()> {
     let AuditEntry { id, at, subject, action, detail, by, why } = entry;
     let insert = Query::insert()
         .into_table("service_audit")
@@ -34,6 +34,15 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry, now: S
         .on_conflict(OnConflict::column("id").do_nothing().to_owned())
         .to_owned();
     db.execute(&insert).await?;
+    Ok(())
+}
+
+/// Removes the entries that are too old. `now` is the time of the database: the clock of a process that is wrong must
+/// not remove the entries of others.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn remove_old(db: &impl ConnectionTrait, now: SystemTime) -> Result<()> {
     let oldest = now.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
     let delete = Query::delete().from_table("service_audit").and_where(Expr::col("id").lt(id_of(oldest))).to_owned();
     db.execute(&delete).await?;
@@ -65,12 +74,7 @@ const COLUMNS: [&str; 7] = ["id", "at", "subject", "action", "detail", "set_by",
 /// Reads an entry. One that was written by hand may have no valid time, or bytes that are not text: it is shown, with
 /// the oldest time, and with what is written there.
 fn entry(row: &QueryResult) -> Result<AuditEntry> {
-    let text = |name: &str| -> std::result::Result<String, DbErr> {
-        row.try_get("", name).or_else(|error| match row.try_get::<Vec<u8>>("", name) {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(_) => Err(error),
-        })
-    };
+    let text = |name: &str| lossy(row, name).map(Option::unwrap_or_default);
     let (at, mut detail) = (text("at")?, text("detail")?);
     let at = parse_time(&at).map_or_else(
         |_| {

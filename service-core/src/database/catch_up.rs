@@ -63,7 +63,20 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
 /// # Errors
 /// The database's.
 pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<()> {
-    if let Some(insert) = upsert(service_id, last, false) {
+    set_last_run_by(db, service_id, last, Utc::now()).await
+}
+
+/// As [`set_last_run`], by the clock of the registry.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn set_last_run_by(
+    db: &impl ConnectionTrait,
+    service_id: &str,
+    last: &LastRun,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    if let Some(insert) = upsert(service_id, last, false, now) {
         db.execute(&insert).await?;
     }
     Ok(())
@@ -77,8 +90,13 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &La
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn mark_fire(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<bool> {
-    match upsert(service_id, last, true) {
+pub(crate) async fn mark_fire(
+    db: &impl ConnectionTrait,
+    service_id: &str,
+    last: &LastRun,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    match upsert(service_id, last, true, now) {
         Some(insert) => Ok(db.execute(&insert).await?.rows_affected() > 0),
         None => Ok(true),
     }
@@ -86,7 +104,7 @@ pub(crate) async fn mark_fire(db: &impl ConnectionTrait, service_id: &str, last:
 
 /// The statement that stores when a service last ran. With `marks` it marks the fire, and changes no row if that fire
 /// is marked already.
-fn upsert(service_id: &str, last: &LastRun, marks: bool) -> Option<InsertStatement> {
+fn upsert(service_id: &str, last: &LastRun, marks: bool, now: DateTime<Utc>) -> Option<InsertStatement> {
     let known = [("last_run", last.run), ("last_fire", last.fire)];
     let known: Vec<(&'static str, DateTime<Utc>)> =
         known.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
@@ -98,7 +116,7 @@ fn upsert(service_id: &str, last: &LastRun, marks: bool) -> Option<InsertStateme
     let columns = ["service_id", "schedule"].into_iter().chain(stored().map(|(name, _)| *name));
     let values = [service_id.into(), last.schedule.as_deref().into()].into_iter();
     let values = values.chain(stored().map(|(_, at)| format_time(*at).into()));
-    let believable = format_time(Utc::now() + CLOCK_TOLERANCE);
+    let believable = format_time(now + CLOCK_TOLERANCE);
     let later = known.iter().map(|(name, _)| (*name, later_of(name, name, &believable)));
     // The schedule belongs to the fire.
     let schedule = last.fire.map(|_| ("schedule", later_of("schedule", "last_fire", &believable)));

@@ -142,7 +142,7 @@ impl Context {
             )));
         };
         let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule) };
-        if mark_fire(tx, self.service_id(), &last).await? {
+        if mark_fire(tx, self.service_id(), &last, self.now().into()).await? {
             return Ok(());
         }
         Err(Error::msg(format!(

@@ -59,6 +59,12 @@ impl ErrorKind {
         matches!(self, Self::Contention | Self::TimedOut)
     }
 
+    /// Whether a statement that the framework itself has sent waited for a lock, or took longer than the server or the
+    /// role allows.
+    pub(crate) fn is_own_wait(error: &Error) -> bool {
+        error.find::<DbErr>().map(Self::of_own).is_some_and(Self::is_wait)
+    }
+
     /// The kind of the first database error in a chain; `None` if there is none.
     pub(crate) fn in_chain(error: &Error) -> Option<Self> {
         error.find::<DbErr>().map(Self::of)

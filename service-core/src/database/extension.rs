@@ -1,5 +1,6 @@
 //! [`DatabaseExtension`]: the part of the database in the loop of every service.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
-use crate::database::catch_up::{LastRun, last_run, set_last_run};
+use crate::database::catch_up::{LastRun, last_run, set_last_run_by};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::direct::forget_statements;
@@ -25,7 +26,7 @@ use crate::database::wake::notifier::Notifier;
 use crate::database::wake::sender::{keep_sending, send_rest};
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
-use crate::database::work::work_state::LeftOutSummary;
+use crate::database::work::work_state::{LeftOutSummary, WorkState};
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
 use crate::runtime::leases::Leases;
@@ -38,6 +39,7 @@ use crate::runtime::single_task::SingleTask;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
+use crate::sync::Mutex;
 
 /// The name of the registry where a service's id is stored.
 const REGISTRY: &str = "service_core";
@@ -61,6 +63,8 @@ pub(crate) struct DatabaseExtension {
     /// What decides which replica runs a service, if something does.
     leases: OnceLock<Arc<dyn Leases>>,
     operator_store: OnceLock<Arc<DatabaseOperatorStore>>,
+    /// What is known of the tables of work, by service. Only in a test bed.
+    work_in_bed: Mutex<BTreeMap<Arc<str>, Arc<WorkState>>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
 }
@@ -88,6 +92,7 @@ impl DatabaseExtension {
             sending: SingleTask::default(),
             leases: OnceLock::new(),
             operator_store: OnceLock::new(),
+            work_in_bed: Mutex::default(),
         }
     }
 
@@ -178,7 +183,7 @@ impl DatabaseExtension {
             }
             // From the first start with this schedule on, fires can be missed.
             let first = LastRun { run: None, fire: Some(now.into()), schedule: Some(schedule.to_owned()) };
-            set_last_run(&tx, id, &first).await?;
+            set_last_run_by(&tx, id, &first, now.into()).await?;
             limited::commit(tx).await?;
             Ok(now)
         });
@@ -211,7 +216,11 @@ impl Extension for DatabaseExtension {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
         self.notifier.attach(services);
-        let db = self.service_db(services, service.id.clone());
+        let mut db = self.service_db(services, service.id.clone());
+        if services.shared.polls.is_some() {
+            // A test bed makes single runs of an instance, each of which registers it.
+            db.work = self.work_in_bed.lock().entry(service.id.clone()).or_insert(db.work).clone();
+        }
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
@@ -353,7 +362,7 @@ impl Extension for DatabaseExtension {
         Box::pin(async move {
             let (run, fire) = (started.map(Into::into), Some(fire.into()));
             let last = &LastRun { run, fire, schedule: Some(schedule.text()) };
-            let recorded = self.watcher().record_last_run(&service.id, last).await;
+            let recorded = self.watcher().record_last_run(&service.shared.clock, &service.id, last).await;
             if recorded.is_err() {
                 self.availability().probe_soon();
             }

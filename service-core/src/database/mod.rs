@@ -19,6 +19,7 @@ pub(crate) mod error_kind;
 pub(crate) mod extension;
 mod fence;
 pub(crate) mod limited;
+mod lossy;
 mod nested;
 mod operator_store;
 pub(crate) mod registry_db;

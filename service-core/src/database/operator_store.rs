@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use sea_orm::DbBackend;
+use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 
 use crate::database::audit;
@@ -12,8 +12,11 @@ use crate::database::config::tables::{self, Override};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::limited;
 use crate::database::work::linked::linked_tables;
+use crate::log::debug;
 use crate::runtime::lifecycle::BoxFuture;
-use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, StoredPauses, WorkTable};
+use crate::runtime::operator_store::{
+    AuditEntry, AuditPage, NotApplied, OperatorStore, StoredOverride, StoredPauses, WorkTable,
+};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
@@ -40,6 +43,12 @@ impl DatabaseOperatorStore {
             Some(error) => Err(Error::new(NotApplied(error.into()))),
             None => Ok(()),
         }
+    }
+
+    async fn remove_old_entries(&self, db: &DatabaseConnection, now: SystemTime) -> Result<()> {
+        let tx = self.watcher.begin(db).await?;
+        audit::remove_old(&tx, now).await?;
+        Ok(limited::commit(tx).await?)
     }
 }
 
@@ -90,8 +99,11 @@ impl OperatorStore for DatabaseOperatorStore {
                 Ok(limited::commit(tx).await?)
             });
             remove.await?;
+            if !was_there.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             self.apply(services).await?;
-            Ok(was_there.load(Ordering::Relaxed))
+            Ok(true)
         })
     }
 
@@ -137,8 +149,13 @@ impl OperatorStore for DatabaseOperatorStore {
             self.watcher.availability.tables().ensure(&db).await?;
             let now = self.watcher.now(services, &db).await?;
             let tx = self.watcher.begin(&db).await?;
-            audit::record(&tx, entry, now.into()).await?;
-            Ok(limited::commit(tx).await?)
+            audit::record(&tx, entry).await?;
+            limited::commit(tx).await?;
+            // The role may lack the right: an audit may be kept from being changed.
+            if let Err(error) = self.remove_old_entries(&db, now.into()).await {
+                debug!("old entries of the audit cannot be removed: {error:#}");
+            }
+            Ok(())
         }))
     }
 
@@ -155,11 +172,6 @@ impl OperatorStore for DatabaseOperatorStore {
         self.work_tables.clone()
     }
 }
-
-/// What was written is not in effect yet.
-#[derive(Debug, thiserror::Error)]
-#[error("stored, but not in effect yet")]
-struct NotApplied(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Returns the other key that means the same as `key` for a service, or for the services of a type: a row that was
 /// written by hand may have `pause` for `paused`. A service may have a setting with the name `pause`.

@@ -72,7 +72,7 @@ impl ServiceRegistry {
             inner.extension.until_listening(&inner.services).await;
         }
         let (begun, is_inside) = (Instant::now(), self.is_inside());
-        let (mut started, mut loops) = (Vec::new(), Vec::new());
+        let (mut started, mut starting_elsewhere, mut loops) = (Vec::new(), Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
                 let down = matches!(state.state(), ServiceState::Created | ServiceState::Stopped);
@@ -90,7 +90,7 @@ impl ServiceRegistry {
                 // An earlier call, which was dropped or still waits, has started it. Called from the code of a service,
                 // it could wait for itself.
                 if let Some(incarnation) = starting.filter(|_| !is_inside) {
-                    started.push((self.handle(service), incarnation));
+                    starting_elsewhere.push((self.handle(service), incarnation));
                 }
                 continue;
             }
@@ -124,7 +124,7 @@ impl ServiceRegistry {
             self.spawn(&runtime, supervisor);
         }
         let deadline = Instant::now() + START_TIMEOUT;
-        for (handle, incarnation) in &started {
+        for (handle, incarnation) in started.iter().chain(&starting_elsewhere) {
             if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
                 handle.service.inner.log(|| error!(service.id = %handle.id(), "did not start: {error:#}"));
             }

@@ -30,13 +30,13 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     /// Writes an override, and applies it here at once.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; [`NotApplied`].
     fn set_override<'a>(&'a self, services: &'a Services, new: StoredOverride) -> BoxFuture<'a, Result<()>>;
 
     /// Removes an override, and applies that here at once. Returns whether there was one.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; [`NotApplied`].
     fn remove_override<'a>(&'a self, services: &'a Services, id: &'a str, key: &'a str) -> BoxFuture<'a, Result<bool>>;
 
     /// Returns the overrides of a service that have not expired.
@@ -76,6 +76,11 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     /// Returns the tables of work that are linked into the program, sorted by name.
     fn work_tables(&self) -> Vec<Arc<dyn WorkTable>>;
 }
+
+/// What was written is not in effect here yet: the overrides cannot be read now.
+#[derive(Debug, thiserror::Error)]
+#[error("stored, but not in effect yet")]
+pub(crate) struct NotApplied(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
 /// One override of one service.
 #[derive(Clone, Debug, Serialize)]

@@ -350,7 +350,8 @@ impl ServiceInner {
         }
         let needs = state.requests.options.needs.iter().any(|needed| needed == resource);
         if needs && std::mem::take(&mut state.requests.continues_after_outage) {
-            state.request_wake(false);
+            // On standby, the holder has not left that work, so this is no notification that it has received, too.
+            state.request_wake(true);
         }
     }
 

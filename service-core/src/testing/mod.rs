@@ -190,7 +190,8 @@ impl TestBed {
     }
 
     /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it
-    /// for one service. A wrong key or value is a panic of the first start.
+    /// for one service. A wrong value, or a wrong key of one service, is a panic of the first start. A key for every
+    /// service that looks misspelt is a warning in the log, because another service may have it.
     ///
     /// # Panics
     /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or

@@ -201,6 +201,23 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
 }
 
 #[test]
+fn what_a_test_bed_sets_for_all_services_is_checked_with_a_warning() {
+    let mail = descriptor(&[], Some(|| Some(&["batch_size"])));
+    let other = descriptor(&[], None);
+    for (key, near) in [("batch_sise", "batch_size"), ("intervall", "interval"), ("of_another", "")] {
+        for (descriptor, undeclared) in [(mail, false), (other, false), (other, true)] {
+            let target = Target { undeclared, ..Target::new("mail", descriptor, None) };
+            let warnings = &toml("").set_for_all(key, 5).load().resolve(target, &[]).unwrap().warnings;
+            let is_known = key == "intervall" || std::ptr::eq(descriptor, mail);
+            let expected = (is_known && !near.is_empty()).then(|| {
+                format!("`{key}` of service `mail` (.set(\"{key}\", …)) may have no effect: if `{near}` is meant, correct the name")
+            });
+            assert_eq!(warnings.as_slice(), expected.as_slice());
+        }
+    }
+}
+
+#[test]
 fn unknown_keys_of_a_service_without_settings_are_mistakes() {
     let resolve = |given: &Given, rows: &[Row]| {
         given.load().resolve(Target::new("mail_2", descriptor(&[], None), None), rows).map_err(|e| e.to_string())

@@ -16,6 +16,8 @@ use crate::service::error::Result;
 
 /// The longest value that is read, in characters. Resolving a configuration copies each value many times.
 const LONGEST_VALUE: i32 = 65_536;
+/// The most overrides that are removed at a time, by a statement each: the others are removed later.
+const MOST_EXPIRED: usize = 20;
 
 /// A value that is not JSON, or too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -248,7 +250,8 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
 /// Those of the database.
 pub async fn expire_overrides(db: &impl ConnectionTrait, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
-    for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
+    let all = all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now));
+    for (set_at, found) in all.take(MOST_EXPIRED) {
         let (service_id, of_key) = match &found {
             Ok(found) => (&found.service_id, &found.key),
             Err(bad) => (&bad.service_id, &bad.key),

@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Layer;
 use crate::database::availability::Availability;
-use crate::database::catch_up::{LastRun, SkippedFires, set_last_run};
+use crate::database::catch_up::{LastRun, SkippedFires, set_last_run_by};
 use crate::database::config::rows::{TableRow, TableRows};
 use crate::database::config::tables::{
     BadOverride, ConfigRow, Override, all_overrides, end_of, expire_overrides, is_expired, read_config,
@@ -34,6 +34,7 @@ use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::humanize;
+use crate::runtime::clock::Clock;
 use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::runtime::single_task::SingleTask;
@@ -80,7 +81,7 @@ pub(crate) struct TableWatcher {
     /// How many polls still close idle connections, because the database's file was replaced.
     closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
-    is_virtual: bool,
+    pub(crate) is_virtual: bool,
     watching: SingleTask,
     /// Only on virtual time.
     monitor: OnceLock<Arc<StatementMonitor>>,
@@ -322,7 +323,9 @@ impl TableWatcher {
         let begun = Instant::now();
         let mut polled = self.poll_within(services, POLL_TIMEOUT).await;
         // Another process holds a lock: services that it pauses must not start meanwhile.
-        while polled.unreadable().is_some_and(|(_, error)| is_wait(error)) && begun.elapsed() < POLL_TIMEOUT {
+        while polled.unreadable().is_some_and(|(_, error)| ErrorKind::is_own_wait(error))
+            && begun.elapsed() < POLL_TIMEOUT
+        {
             tokio::time::sleep(LOCKED_INTERVAL).await;
             polled = self.poll_within(services, POLL_TIMEOUT).await;
         }
@@ -332,7 +335,7 @@ impl TableWatcher {
             && !self.is_pool_exhausted(error)
             && !self.availability.tables().are_ready()
             // The lock may be that under which tables are created: the next poll tries again.
-            && !is_wait(error)
+            && !ErrorKind::is_own_wait(error)
         {
             return Err(error.clone());
         }
@@ -378,6 +381,11 @@ impl TableWatcher {
     /// database answers.
     pub(crate) async fn poll_regularly(&self, services: &Services) -> bool {
         let polled = self.poll_within(services, self.poll_timeout()).await;
+        let lacks_table = |(_, error): (_, &Error)| ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
+        if polled.unreadable().is_some_and(lacks_table) {
+            // The database may have been made anew.
+            self.availability.tables().forget();
+        }
         if self.availability.is_down() || (polled.overrides.is_some() && polled.config.is_some()) {
             // The next poll tries again.
             return false;
@@ -387,7 +395,7 @@ impl TableWatcher {
             if self.availability.is_down() {
                 return false;
             }
-            let record = self.record_last_run(&service_id, &last);
+            let record = self.record_last_run(&services.shared.clock, &service_id, &last);
             let recorded = tokio::time::timeout(self.poll_timeout(), record).await;
             match recorded.unwrap_or_else(|_| Err(Error::new(NoAnswer::Down(self.poll_timeout())))) {
                 Ok(()) => self.skipped.recorded(service_id, &last),
@@ -405,10 +413,11 @@ impl TableWatcher {
     ///
     /// # Errors
     /// The database's.
-    pub(crate) async fn record_last_run(&self, service_id: &str, last: &LastRun) -> Result<()> {
+    pub(crate) async fn record_last_run(&self, clock: &Clock, service_id: &str, last: &LastRun) -> Result<()> {
+        let now = clock.wall_now().into();
         let record = self.with_db(|db| async move {
             let tx = self.begin(&db).await?;
-            set_last_run(&tx, service_id, last).await?;
+            set_last_run_by(&tx, service_id, last, now).await?;
             Ok(limited::commit(tx).await?)
         });
         record.await
@@ -507,11 +516,6 @@ impl TableWatcher {
             }
             (Some(tables), None) => info!("{tables} can be read again"),
             _ => {}
-        }
-        let lacks_table = |(_, error): (_, &Error)| ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
-        if unreadable.is_some_and(lacks_table) {
-            // The database may have been made anew.
-            self.availability.tables().forget();
         }
     }
 
@@ -642,11 +646,6 @@ impl TableWatcher {
         let expiry = self.state().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
     }
-}
-
-/// Whether a statement waited for a lock, or took longer than the server or the role allows.
-fn is_wait(error: &Error) -> bool {
-    error.find::<DbErr>().map(ErrorKind::of_own).is_some_and(ErrorKind::is_wait)
 }
 
 async fn config_rows(db: &impl ConnectionTrait) -> Result<Vec<(String, TableRow)>> {

@@ -17,6 +17,7 @@ use crate::database::direct::is_same_pool;
 use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
+use crate::service::state::ServiceState;
 use crate::sync::Mutex;
 
 /// The channel of PostgreSQL. The payload is a topic.
@@ -94,16 +95,19 @@ impl Notifier {
         }
     }
 
-    /// The topics of the services that have claimed rows of this table, and of those that stand by: their claims are
-    /// made elsewhere.
+    /// The topics of the services that have claimed rows of this table, and of those that do not run here: their claims
+    /// are made elsewhere.
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
         let workers: Vec<_> = self.workers.lock().get(table).into_iter().flatten().cloned().collect();
-        let standbys = services.all().into_iter().filter(|service| service.inner.stands_by());
+        let elsewhere = services.all().into_iter().filter(|service| {
+            let state = service.inner.lock();
+            !state.serves_requests() || state.state() == ServiceState::Standby
+        });
         workers
             .iter()
             .filter_map(|id| services.get(id))
-            .chain(standbys)
+            .chain(elsewhere)
             .flat_map(|service| service.inner.lock().requests.options.wake_on.clone())
             .collect()
     }

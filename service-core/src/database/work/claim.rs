@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Condition, ValueTuple};
@@ -21,7 +21,7 @@ use crate::database::work::batch::Batch;
 use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
-use crate::database::work::lease::{self, ClaimRow, RowLease};
+use crate::database::work::lease::{self, ClaimRow, RowLease, Sent};
 use crate::database::work::left_out::{LeftOut, MOST_LEFT_OUT};
 use crate::database::work::row::{
     ClaimError, ClaimedRow, CompletionRefused, is_type_mismatch, key_columns, key_in, key_of, read,
@@ -398,7 +398,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = transaction.connection().await.map_err(failed)?;
         // After the wait for SQLite's write lock.
-        let (at, now) = ((Instant::now(), SystemTime::now()), self.service_db.clock.now());
+        let (at, now) = (Sent::now(&self.service_db.clock), self.service_db.clock.now());
         let claims = self.read_claims(tx, table).await.map_err(failed)?;
         let FreeRows { mut rows, keys } = self.free_rows(tx, table, query, &claims.held, now).await.map_err(failed)?;
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
@@ -559,7 +559,7 @@ struct LeasedRows {
     charged: Vec<RowRef>,
     more: bool,
     /// When the claims were made, or earlier.
-    at: (Instant, SystemTime),
+    at: Sent,
 }
 
 /// Releases the claims if the future is dropped before its batch owns them.

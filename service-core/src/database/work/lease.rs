@@ -15,17 +15,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
     Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement, ValueTuple,
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
+use crate::database::wall_clock::WallClock;
 use crate::database::work::sql_text::{key_text, unnest};
 use crate::schedule::NEVER;
 use crate::service;
@@ -51,19 +54,33 @@ pub(crate) struct RowLease {
     renewing: JoinHandle<()>,
 }
 
+/// A moment, by two clocks: one stops while the machine is suspended, the other can be set. Both are virtual in tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    at: Instant,
+    time: DateTime<Utc>,
+}
+
+impl Sent {
+    pub(crate) fn now(clock: &WallClock) -> Self {
+        Self { at: Instant::now(), time: clock.now() }
+    }
+}
+
 #[derive(Debug)]
 struct LeaseState {
-    /// When the last successful renewal was sent, by two clocks: one stops while the machine is suspended, the other
-    /// can be set.
-    renewed: Mutex<(Instant, SystemTime)>,
+    /// When the last successful renewal was sent.
+    renewed: Mutex<Sent>,
+    clock: WallClock,
     lost: AtomicBool,
 }
 
 impl LeaseState {
     /// Whether the lease has expired by this machine's clocks.
     fn is_lost(&self, length: Duration) -> bool {
-        let (instant, time) = *self.renewed.lock();
-        let expired = instant.elapsed() >= length || time.elapsed().is_ok_and(|elapsed| elapsed >= length);
+        let Sent { at, time } = *self.renewed.lock();
+        let by_time = (self.clock.now() - time).to_std().is_ok_and(|elapsed| elapsed >= length);
+        let expired = by_time || at.elapsed() >= length;
         if expired {
             // A later renewal does not undo this: another worker may have claimed the rows in the meantime.
             self.lost.store(true, Ordering::Relaxed);
@@ -79,9 +96,10 @@ impl RowLease {
         work_table: &str,
         owner: String,
         length: Duration,
-        claimed: (Instant, SystemTime),
+        claimed: Sent,
     ) -> Self {
-        let state = Arc::new(LeaseState { renewed: Mutex::new(claimed), lost: AtomicBool::new(false) });
+        let (renewed, clock) = (Mutex::new(claimed), service_db.clock.clone());
+        let state = Arc::new(LeaseState { renewed, clock, lost: AtomicBool::new(false) });
         let renewing = tokio::spawn(renew_always(
             service_db.clone(),
             work_table.to_owned(),
@@ -319,15 +337,10 @@ pub(crate) fn claim(
 }
 
 /// Renews the claims of an owner. Returns when the statement was sent.
-async fn renew(
-    service_db: &ServiceDb,
-    work_table: &str,
-    owner: &str,
-    lease: Duration,
-) -> service::error::Result<(Instant, SystemTime)> {
+async fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration) -> service::error::Result<Sent> {
     let tx = service_db.begin().await?;
     // After the wait for a connection, and for SQLite's write lock.
-    let (sent, now) = ((Instant::now(), SystemTime::now()), service_db.time.millis(tx.get_database_backend()));
+    let (sent, now) = (Sent::now(&service_db.clock), service_db.time.millis(tx.get_database_backend()));
     let renewal = Query::update()
         .table("service_claim")
         .value("expires_at", now.add(millis(lease)))

@@ -14,6 +14,7 @@ use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::as_integer;
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::WorkState;
+use crate::panic::{self, Caught};
 
 /// A claimed row, and its model.
 #[derive(Debug)]
@@ -66,13 +67,22 @@ pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<V
 
 /// As [`key_of`], for many rows.
 pub(crate) fn key_in<E: EntityTrait>(row: &QueryResult, columns: &[String]) -> std::result::Result<ValueTuple, DbErr> {
-    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", columns).map_err(DbErr::from)?;
+    let key = catching(|| Ok(<E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", columns)?))?;
     Ok(key.into_value_tuple())
+}
+
+/// A panic counts as an error. The driver panics at a time that the entity's type cannot hold, such as PostgreSQL's
+/// `infinity`; so may a type of the application.
+fn catching<T>(read: impl FnOnce() -> std::result::Result<T, DbErr>) -> std::result::Result<T, DbErr> {
+    match panic::catch(read) {
+        Caught::Returned(read) => read,
+        Caught::Panicked(message) => Err(DbErr::Type(format!("a value cannot be read: {message}"))),
+    }
 }
 
 /// Reads the row as its model.
 pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
-    let model = E::Model::from_query_result(row, "")?;
+    let model = catching(|| E::Model::from_query_result(row, ""))?;
     let attempts = E::__work().attempts.and_then(|column| as_integer(&model.get(column))).unwrap_or(0);
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model, is_suspect: false })
 }

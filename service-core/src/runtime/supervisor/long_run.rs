@@ -48,27 +48,32 @@ impl Supervisor {
             InvokeResult::Cancelled(Cancelled::Interrupted) => {
                 warn!(service.id = %self.cx.service.id, "the run did not end within `drain_timeout` and was cancelled");
                 self.cx.service.emit(|| ServiceEventKind::Aborted);
-                self.end_as_requested().await
+                self.end_as_requested(false).await
             }
             InvokeResult::Done(result) if end_requested => {
+                let is_success = result.is_ok();
                 if let Err(error) = result {
                     let error = self.invoker.printable(error);
                     info!(service.id = %self.cx.service.id, "the run returned an error after its end was requested; the error is not counted as a failure: {error:#}");
                     self.invoker.discard("an error", error);
                 }
-                self.end_as_requested().await
+                self.end_as_requested(is_success).await
             }
             InvokeResult::Done(Ok(outcome)) => self.end_of_work(outcome).await,
             failed => self.follow_failure(failed).await,
         }
     }
 
-    /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it.
-    async fn end_as_requested(&mut self) -> Option<Exit> {
+    /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it. A run
+    /// that has itself requested the stop and returns without an error has done its work (`is_success`).
+    async fn end_as_requested(&mut self, is_success: bool) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {
             let outcome = state.take_progress(Outcome::idle());
             state.status.end_as_requested(ended);
+            if is_success && state.requests.stop.as_ref().is_some_and(|stop| stop.by_itself) {
+                state.status.succeeded(ended);
+            }
             state.requests.interrupt = None;
             state.notify_waiters();
             state.status.stats.add(outcome.processed, outcome.failed);

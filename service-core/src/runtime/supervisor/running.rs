@@ -228,7 +228,7 @@ impl Supervisor {
         }
         // The run itself may have requested it after it had timed out.
         let rebuild = self.cx.service.lock().requests.rebuild;
-        if rebuild == Some(Rebuild::Reset) {
+        if rebuild == Some(Rebuild::Reset) && !self.has_lost_lease() {
             self.rebuild().await;
         }
     }

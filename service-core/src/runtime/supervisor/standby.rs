@@ -142,6 +142,8 @@ impl Supervisor {
         self.abandon_rows().await;
         if self.once {
             lease.end_single_run();
+            // A lost lease is no failure.
+            service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
             // The end of the loop cleans up.
             return Some(Exit::Stopped);
         }
