@@ -47,6 +47,21 @@ async fn an_override_applies_at_once_and_is_shown_with_author_reason_and_expiry(
     assert!(audit[1]["detail"].as_str().unwrap().starts_with("interval = 5 until 2"), "{audit}");
 }
 
+/// A trigger refuses the deletion of entries, also of those that are too old to be kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_that_only_grows_takes_new_entries() {
+    let (site, dir) = site().await;
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let trigger = "CREATE TRIGGER kept BEFORE DELETE ON service_audit BEGIN SELECT RAISE(ABORT, 'kept'); END";
+    db.execute_unprepared(trigger).await.unwrap();
+    let old = "INSERT INTO service_audit VALUES ('2020-01-01T00:00:00.000Z', '2020-01-01T00:00:00Z', 'steady', 'wake', '', 'ann', '')";
+    db.execute_unprepared(old).await.unwrap();
+    assert_eq!(site.post("/services/steady/wake", r#"{"by": "bob"}"#).await.status, 200);
+    let count = Statement::from_string(DbBackend::Sqlite, "SELECT count(*) AS n FROM service_audit");
+    let count: i64 = db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap();
+    assert_eq!(count, 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
     let (site, _dir) = site().await;

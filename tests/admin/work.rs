@@ -122,6 +122,20 @@ async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
     assert_eq!(site.get("/work/other/failed").await.status, 404);
 }
 
+/// Another program has written bytes that are not text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_is_not_text_hides_no_failed_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    let site = site(&url).await;
+    let db = service_core::database::connect(&url).await.unwrap();
+    db.execute_unprepared("UPDATE admin_parcel SET error_message = CAST(x'ff41' AS TEXT) WHERE id = 70").await.unwrap();
+    let failed = site.get("/work/admin_parcel/failed?limit=2").await;
+    assert_eq!(failed.status, 200, "{failed:?}");
+    assert_eq!((&failed.json()[0]["key"], &failed.json()[0]["error"]), (&json!(["70"]), &json!("\u{fffd}A")));
+    assert_eq!(site.get("/ui/work/admin_parcel").await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pager_leads_to_the_next_rows_also_after_a_retry_that_was_refused() {
     let dir = tempfile::tempdir().unwrap();

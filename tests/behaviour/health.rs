@@ -269,6 +269,19 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
         }
     }
 
+    struct FailsFirst(bool);
+
+    #[service(retry_delay = 1, discover = false)]
+    impl FailsFirst {
+        async fn run(&mut self, cx: &Context) -> Result<()> {
+            if std::mem::take(&mut self.0) {
+                return Err(Error::msg("the peer is busy"));
+            }
+            cx.stop();
+            Ok(())
+        }
+    }
+
     let bed = TestBed::new().with(|builder| builder.set("off.enabled", false).service("off", never()));
     let services = bed.services().await;
     let off = services.get("off").unwrap();
@@ -284,10 +297,48 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
     let giving_up = bed.start(giving_up).await;
     let done = bed.start(Once).await;
     let failed = bed.start(StopsAndFails).await;
-    bed.run_for(secs(1)).await;
+    let repaired = bed.start(FailsFirst(true)).await;
+    bed.run_for(secs(2)).await;
+    assert_eq!((repaired.health().runs, assessed(&repaired).as_str()), (2, "healthy: stopped itself"));
     assert_eq!(assessed(&failed), "unhealthy: stopped itself after a failure: account locked");
     assert_eq!(assessed(&giving_up), "unhealthy: stopped itself after a failure: it failed");
     assert_eq!(assessed(&done), "healthy: stopped itself");
+}
+
+/// It never reports that it is ready, and its failures are ignored.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_fails_again_and_again_before_it_is_ready_is_not_healthy() {
+    #[derive(Default)]
+    struct Refused;
+
+    #[service(readiness = "explicit", retry_delay = 1, discover = false)]
+    impl Refused {
+        async fn run(&mut self) -> Result<()> {
+            Err(Error::msg("connection refused"))
+        }
+
+        fn on_failure(&mut self, _failure: &Failure) -> Recovery {
+            Recovery::Ignore
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start_of::<Refused>().await;
+    bed.run_for(secs(3)).await;
+    let assessed = assessed(&service);
+    assert!(assessed.starts_with("degraded: ") && assessed.contains("connection refused"), "{assessed}");
+    assert_ne!(service.state(), ServiceState::Starting);
+    assert!(service.explain().next_runs.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_run_was_given_up_stays_unhealthy_in_a_pause() {
+    let bed = TestBed::new().set("max_failures", 0).set("exhausted", "next_run");
+    let service = bed.start(Scripted::new(&Log::default(), &[Step::Fail])).await;
+    bed.run_for(secs(1)).await;
+    service.pause().await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(assessed(&service), "unhealthy: paused by an operator; the last run was given up: it failed");
 }
 
 #[tokio::test]

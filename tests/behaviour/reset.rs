@@ -176,7 +176,7 @@ async fn reset_of_a_ready_made_instance_is_refused() {
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     service.wait_for(ServiceState::Failed).await.unwrap();
     assert_says(service.reset().await, &["`scripted`", "ready-made", "`service_fn`", "`register_fn`"]);
-    assert_says(service.start().await, &["`scripted`", "failed", "`reset`"]);
+    assert_says(service.start().await, &["`scripted`", "failed", "ready-made", "`reset`", "`service_fn`"]);
 
     let stopped = bed.services().await.register("stopped", Scripted::new(&log, &[])).await.unwrap();
     stopped.start().await.unwrap();

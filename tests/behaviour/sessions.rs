@@ -229,6 +229,57 @@ async fn a_later_strict_start_stops_only_what_it_started() {
     assert_eq!(services.get("steady").unwrap().state(), ServiceState::Running);
 }
 
+/// Only an outage of the database excuses a service, so the result does not depend on when the probe is checked.
+#[tokio::test(start_paused = true)]
+async fn strict_counts_a_failure_during_an_outage_of_a_probe() {
+    for slow in [false, true] {
+        let fails = async move |_: &Context| {
+            tokio::time::sleep(secs(if slow { 5 } else { 0 })).await;
+            Err::<Scripted, _>(Error::msg("no secret"))
+        };
+        let bed = TestBed::new().with(|builder| {
+            let options = ServiceOptions::new().needs(["api"]);
+            let builder = builder.probe("api", secs(10), async || Err::<(), _>(Error::msg("down")));
+            builder.service_fn("fails", fails).options_of("fails", options).strict()
+        });
+        let error = bed.services().await.start().await.unwrap_err().to_string();
+        assert!(error.contains("service `fails` did not start: no secret"), "{error}");
+    }
+}
+
+/// Another call starts a service that fails while this start waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_strict_start_stops_no_service_that_another_call_starts() {
+    let (log, builds) = (Log::default(), Arc::new(AtomicUsize::new(0)));
+    let writer = log.clone();
+    let fails_slowly = async move |_: &Context| {
+        tokio::time::sleep(secs(3)).await;
+        match builds.fetch_add(1, SeqCst) {
+            1 => Err(Error::msg("no secret")),
+            _ => Ok(Scripted::new(&writer, &[])),
+        }
+    };
+    let writer = log.clone();
+    let bed = TestBed::new().with(|builder| {
+        let steady = move || Scripted::new(&writer, &[]);
+        builder.service_fn("fails_slowly", fails_slowly).service_fn("steady", steady).strict()
+    });
+    let services = bed.services().await;
+    services.start().await.unwrap();
+    let (slow, steady) = (services.get("fails_slowly").unwrap(), services.get("steady").unwrap());
+    slow.stop().await.unwrap();
+    steady.stop().await.unwrap();
+    let (_, started) = tokio::join!(slow.start(), async {
+        tokio::time::sleep(secs(1)).await;
+        services.start().await
+    });
+    let error = started.unwrap_err().to_string();
+    assert!(error.contains("service `fails_slowly` did not start: no secret"), "{error}");
+    assert_eq!(steady.state(), ServiceState::Stopped);
+    bed.run_for(secs(120)).await;
+    assert_eq!(slow.state(), ServiceState::Running);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refused_start_after_a_shutdown_does_not_reopen_the_registry() {
     let log = Log::default();

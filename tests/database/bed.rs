@@ -108,6 +108,8 @@ on_each! {
     a_service_of_another_replica_that_never_ends_is_named,
     a_probe_is_checked_on_virtual_time,
     failed_rows_are_tried_again_on_virtual_time,
+    single_runs_of_an_instance_know_the_rows_that_were_refused,
+    real_time_ends_no_claim,
 }
 
 /// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time
@@ -794,4 +796,54 @@ async fn failed_rows_are_tried_again_on_virtual_time(bed: Bed) {
     assert_eq!(retried.unwrap(), 1);
     bed.bed.run_for(Duration::from_secs(5)).await;
     assert_eq!(bed.number("SELECT count(*) FROM visit WHERE status = 'completed'").await, 1);
+}
+
+/// Commits all of its rows together.
+#[derive(Default)]
+struct Together;
+
+#[service(discover = false)]
+impl Together {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.claim::<crate::tables::job::Entity>(10).for_each(async |_| ()).await
+    }
+}
+
+/// The table refuses to complete one row. The batch fails, and then its rows are claimed one by one.
+async fn single_runs_of_an_instance_know_the_rows_that_were_refused(bed: Bed) {
+    crate::tables::jobs(&bed.db, 5).await;
+    match bed.db.get_database_backend() {
+        DbBackend::Postgres => {
+            bed.execute("ALTER TABLE job ADD CHECK (id <> 3 OR status <> 'completed')").await;
+        }
+        _ => {
+            bed.execute(
+                "CREATE TRIGGER refused BEFORE UPDATE ON job WHEN NEW.id = 3 AND NEW.status = 'completed' \
+                 BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+            )
+            .await;
+        }
+    }
+    let mut service = Together;
+    for _ in 0..8 {
+        bed.bed.update(&mut service).await;
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed'").await, 4);
+}
+
+/// Takes more real time than a claim lasts, and no virtual time.
+#[derive(Default)]
+struct Unhurried;
+
+#[service(discover = false)]
+impl Unhurried {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let claim = cx.claim_each::<crate::tables::job::Entity>(5).lease(Duration::from_millis(300));
+        claim.for_each(async |_| std::thread::sleep(Duration::from_millis(150))).await
+    }
+}
+
+async fn real_time_ends_no_claim(bed: Bed) {
+    crate::tables::jobs(&bed.db, 5).await;
+    assert_eq!(bed.bed.update(&mut Unhurried).await.processed(), 5);
 }

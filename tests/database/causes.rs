@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, TransactionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend, Statement, TransactionTrait};
 use service_core::database::Transaction;
 use service_core::prelude::*;
 
@@ -355,6 +355,24 @@ pub(crate) async fn an_unreadable_row_that_another_program_has_changed_is_left_a
     let service_db = service_db(&bench);
     assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
     assert_eq!(statuses(&bench.db).await, ["completed", "cancelled", "completed"]);
+}
+
+/// PostgreSQL has times that the driver cannot hold, at which it panics.
+#[tokio::test]
+async fn an_infinite_time_fails_only_its_row() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"]).await;
+        jobs(&bench.db, 4).await;
+        execute(&bench, &["UPDATE job SET updated_at = 'infinity' WHERE id = 2"]).await;
+        execute(&bench, &["UPDATE job SET due = '-infinity' WHERE id = 3"]).await;
+        run_to_the_end(&service_db(&bench), each, work_well).await;
+        assert_eq!(effects(&bench.db).await, [1, 4], "{each}");
+        let sql = "SELECT id FROM job WHERE status = 'failed' AND error_message LIKE '%cannot be read%' ORDER BY id";
+        let rows = bench.db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+        let failed: Vec<i64> = rows.iter().map(|row| row.try_get("", "id").unwrap()).collect();
+        assert_eq!(failed, [2, 3], "{each}");
+    }
 }
 
 /// A row that cannot be read, by claims of one row: the rows after it show that the table fits.

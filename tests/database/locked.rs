@@ -126,6 +126,45 @@ async fn a_start_waits_for_another_process_that_creates_the_tables() {
     shuts_down_in_time(&services).await;
 }
 
+/// A session locks the leases for some seconds while the holder stops: another replica does not wait for the end of the
+/// lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_released_after_a_lock() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let one = |name: &str| {
+        let services = ServiceRegistry::builder().without_discovered().service_of::<Leader>("leader");
+        services.set("leader.lease", 60).database_url(format!("{}&application_name={name}", bench.url))
+    };
+    let holder = one("holder").start_all().await.unwrap();
+    until("it runs", || health(&holder, "leader").runs > 0).await;
+    let next = one("next").start_all().await.unwrap();
+    until("it stands by", || health(&next, "leader").state == ServiceState::Standby).await;
+    let migration = bench.db.begin().await.unwrap();
+    migration.execute_unprepared("LOCK TABLE service_lease IN SHARE MODE").await.unwrap();
+    let begun = Instant::now();
+    let unlocked = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        migration.rollback().await.unwrap();
+    };
+    let (stopped, ()) = tokio::join!(holder.shutdown(), unlocked);
+    stopped.unwrap();
+    until("the next one runs", || health(&next, "leader").runs > 0).await;
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    next.shutdown().await.unwrap();
+}
+
+/// An application has a table of that name, with other columns. The other tables are used.
+pub(crate) async fn a_start_ignores_a_table_that_cannot_be_read(bench: Bench) {
+    bench.db.execute_unprepared("DROP TABLE service_override").await.unwrap();
+    bench.db.execute_unprepared("CREATE TABLE service_override (id INTEGER)").await.unwrap();
+    bench.db.execute_unprepared("INSERT INTO service_config VALUES ('counter', 'interval', '0.05')").await.unwrap();
+    let services = builder().database_url(bench.url.clone()).start_all().await.unwrap();
+    until("all run", || health(&services, "counter").runs > 0).await;
+    let explained = services.get("counter").unwrap().explain().to_string();
+    assert!(explained.contains("50ms"), "{explained}");
+    services.shutdown().await.unwrap();
+}
+
 /// The database is restored, or made anew, while the program runs.
 pub(crate) async fn tables_that_vanish_are_created_again(bench: Bench) {
     let url = if bench.is_postgres() { format!("{}&application_name=anew", bench.url) } else { bench.url.clone() };

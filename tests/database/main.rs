@@ -174,6 +174,7 @@ exercise! {
         a_lease_is_renewed_while_the_pool_is_exhausted,
         many_services_share_a_small_pool;
     locked:
+        a_start_ignores_a_table_that_cannot_be_read,
         tables_that_vanish_are_created_again;
     transactions:
         writes_without_a_commit_are_rolled_back,
@@ -295,6 +296,7 @@ exercise! {
         a_row_that_is_not_text_is_reported_and_the_others_are_read,
         overrides_are_recorded_and_end_by_themselves,
         overrides_that_are_written_by_hand_apply_and_end,
+        many_overrides_that_have_expired_are_removed_in_parts,
         the_last_run_is_stored,
         a_delayed_process_does_not_set_the_last_run_back,
         the_claim_index_is_created_once_and_used,

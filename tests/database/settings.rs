@@ -149,6 +149,24 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
 }
 
+/// Many end at the same time: each removal takes part of them, so that it ends in time on a slow network.
+pub(crate) async fn many_overrides_that_have_expired_are_removed_in_parts(bench: Bench) {
+    for n in 0..50 {
+        let insert = format!(
+            "INSERT INTO service_override VALUES ('mailer_{n}', 'interval', '5', 'ann', '', '2026-01-31 12:00:00Z', '2026-02-01 12:00:00Z')"
+        );
+        bench.db.execute_unprepared(&insert).await.unwrap();
+    }
+    let mut parts = Vec::new();
+    loop {
+        match internal::expire_overrides(&bench.db, Utc::now()).await.unwrap().len() {
+            0 => break,
+            part => parts.push(part),
+        }
+    }
+    assert_eq!((parts.iter().sum::<usize>(), parts.iter().all(|part| *part <= 20)), (50, true), "{parts:?}");
+}
+
 /// A person may write `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
 pub(crate) async fn overrides_that_are_written_by_hand_apply_and_end(bench: Bench) {
     for (key, set_at, until) in [

@@ -77,7 +77,7 @@ pub struct Explanation {
     pub schedule: String,
     /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the
     /// schedule, without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is
-    /// scheduled: paused, stopped, failed, disabled or starting.
+    /// scheduled: paused, stopped, failed, disabled or starting; and for a service with `run`.
     #[serde(with = "rfc3339::list")]
     pub next_runs: Vec<SystemTime>,
     /// Every option in effect, in the order of the table of keys, with the place of its value.
@@ -212,7 +212,8 @@ fn doing(
 
 fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime> {
     let scheduled = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff);
-    if !scheduled || snapshot.is_paused || snapshot.status.is_ending() {
+    // The wait of a `run` says when it is retried.
+    if !scheduled || snapshot.options.long_run().is_some() || snapshot.is_paused || snapshot.status.is_ending() {
         return Vec::new();
     }
     let retry = snapshot.status.next_due.filter(|_| snapshot.status.is_backing_off());

@@ -344,6 +344,10 @@ fn assess_paused(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
         return (HealthStatus::Unhealthy, format!("paused by {who}, and {blocked}"));
     }
     let run = if snapshot.status.in_run() { format!(", and {}", current_run(snapshot, now)) } else { String::new() };
+    if snapshot.status.given_up {
+        let error = last_error(snapshot);
+        return (HealthStatus::Unhealthy, format!("paused by {who}{run}; the last run was given up{error}"));
+    }
     (HealthStatus::Degraded, format!("paused by {who}{run}"))
 }
 

@@ -11,7 +11,7 @@ use crate::log::warn;
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
-use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
+use crate::runtime::registration::{READY_MADE_HAS_FAILED, RegisteredService, ready_made_has_ended};
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
@@ -86,6 +86,7 @@ impl ServiceHandle {
         self.registry.on_runtime(inner.extension.before_one(&inner.services)).await;
         self.launch("start", |state| match state.state() {
             ServiceState::Created | ServiceState::Stopped => None,
+            ServiceState::Failed if !self.service.factory.has_next() => Some(READY_MADE_HAS_FAILED),
             ServiceState::Failed => Some(state.why_down()),
             ServiceState::Draining => Some("it is still stopping"),
             _ if state.status.is_ending() => Some(state.why_down()),

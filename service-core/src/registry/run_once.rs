@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::registry::register::unknown;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
+use crate::runtime::registration::{READY_MADE_HAS_FAILED, RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
@@ -108,6 +108,7 @@ fn may_run_once(service: &RegisteredService, state: &RuntimeState) -> Result<()>
         _ if state.requests.unregistered => "it has been unregistered",
         ServiceState::Created | ServiceState::Stopped if service.factory.has_next() => return Ok(()),
         ServiceState::Created | ServiceState::Stopped => return Err(ready_made_has_ended(service.id())),
+        ServiceState::Failed if !service.factory.has_next() => READY_MADE_HAS_FAILED,
         ServiceState::Failed => state.why_down(),
         ServiceState::Draining => "it is still stopping",
         _ => "it is running already; `run_now` requests a run of it",

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::observe::startup_table;
 use crate::registry::handle::START_TIMEOUT;
+use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
 use crate::runtime::context::{Context, Nominal};
@@ -130,29 +131,33 @@ impl ServiceRegistry {
             }
         }
         if inner.strict {
-            self.check_strictly(begun, started.iter().map(|(handle, _)| &handle.service)).await?;
+            let services = |started: &[(ServiceHandle, u32)]| -> Vec<_> {
+                started.iter().map(|(handle, _)| handle.service.clone()).collect()
+            };
+            self.check_strictly(begun, services(&started), services(&starting_elsewhere)).await?;
         }
         Ok(())
     }
 
     /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed, even
-    /// if a retry has succeeded since the start began at `begun`.
+    /// if a retry has succeeded since the start began at `begun`. Services that another call has started are not
+    /// stopped.
     async fn check_strictly(
         &self,
         begun: Instant,
-        started: impl Iterator<Item = &Arc<RegisteredService>>,
+        started: Vec<Arc<RegisteredService>>,
+        starting_elsewhere: Vec<Arc<RegisteredService>>,
     ) -> Result<()> {
         let services = &self.inner.services;
-        let started: Vec<_> = started.cloned().collect();
         let mut failed = Vec::new();
-        for service in &started {
+        for service in started.iter().chain(&starting_elsewhere) {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
             let is_suspected = match status.is_ready() {
                 true => status.first_suspected,
                 false => matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_))),
             };
-            let in_outage = is_suspected && services.was_down_since(begun, &service.inner);
+            let in_outage = is_suspected && services.database_was_down_since(begun, &service.inner);
             if status.first_failed && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));

@@ -167,7 +167,11 @@ impl Context {
     /// Reports that the service works with restrictions: its health is `degraded`, with this reason, until the next run
     /// begins. For a service with `run` it ends with [`ready`](Self::ready), too.
     pub fn degraded(&self, reason: impl Into<String>) {
-        self.service.lock().requests.degraded = Some(reason.into().into_boxed_str());
+        let reason = reason.into().into_boxed_str();
+        let mut state = self.service.lock();
+        if !self.is_past(&state) {
+            state.requests.degraded = Some(reason);
+        }
     }
 
     /// Reports that a `run` does its work: it is connected, or accepts connections. With `readiness = "explicit"` the

@@ -109,6 +109,10 @@ impl Factory {
     }
 }
 
+/// Why a service that has failed cannot be started again, if its instance was ready-made.
+pub(crate) const READY_MADE_HAS_FAILED: &str = "it has failed, and `reset` has no fresh instance, because it was registered as a ready-made one; \
+     register it with `service_fn` (or `register_fn`)";
+
 /// The error that a ready-made instance has ended, and no other can be built.
 pub(crate) fn ready_made_has_ended(service: &str) -> Error {
     Error::fatal(format!(

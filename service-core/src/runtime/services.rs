@@ -17,7 +17,7 @@ use crate::runtime::dependencies;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::StopRequest;
-use crate::runtime::resource::{Outage, Resource};
+use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
 use crate::service::error::{Error, Result};
@@ -83,9 +83,10 @@ impl Services {
         self.concerning(service).find_map(|resource| resource.outage())
     }
 
-    /// Whether an outage that concerns this service existed at `at` or later.
-    pub(crate) fn was_down_since(&self, at: Instant, service: &ServiceInner) -> bool {
-        self.concerning(service).any(|resource| resource.was_down_since(at))
+    /// Whether the database, if this service uses it, was down at `at` or later. Probes do not count.
+    pub(crate) fn database_was_down_since(&self, at: Instant, service: &ServiceInner) -> bool {
+        let mut databases = self.concerning(service).filter(|resource| &**resource.name() == DATABASE);
+        databases.any(|resource| resource.was_down_since(at))
     }
 
     /// Whether a resource that this service names in `needs` is known to be down.

@@ -62,7 +62,8 @@ impl Error {
     }
 
     /// Creates an error that is not retried. From a run, the service is `Failed` at once, unless `on_failure` decides
-    /// otherwise. From an item of a claim, its row is `failed` at once.
+    /// otherwise. From an item of a claim, its row is `failed` at once. The same holds for an error that has it as a
+    /// source, or as a context of anyhow.
     ///
     /// ```
     /// use std::time::Duration;
@@ -109,7 +110,13 @@ impl Error {
         match error.into().downcast::<Carrier>() {
             Ok(carrier) if advice == Advice::None => carrier.0,
             Ok(carrier) => Self::from_source(Source::Std(carrier), advice),
-            Err(other) => Self::from_source(Source::Std(other), advice),
+            Err(other) => {
+                // As in a context of anyhow: an error that the application has wrapped keeps its advice.
+                let carriers = || Chain { next: Some(&*other) }.find_map(|error| error.downcast_ref::<Carrier>());
+                let inner = || carriers().map_or(Advice::None, |carrier| carrier.0.advice());
+                let advice = if advice == Advice::None { inner() } else { advice };
+                Self::from_source(Source::Std(other), advice)
+            }
         }
     }
 
@@ -276,6 +283,22 @@ mod tests {
         let error = Error::from(Sending(Code(550)));
         assert_eq!(format!("{error:?}"), "sending\n  caused by: code 550");
         assert_eq!(format!("{error:#}"), "sending: code 550");
+    }
+
+    #[test]
+    fn advice_is_kept_by_errors_of_the_application() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("loading")]
+        struct Loading(#[source] BoxError);
+
+        let soon = Duration::from_secs(5);
+        let errors = || [Error::fatal(Code(1)), Error::retry_after(soon, Code(2)), Error::new(Code(3))];
+        let expected = [Advice::Fatal, Advice::RetryAfter(soon), Advice::None];
+        let in_io = errors().map(|error| Error::from(io::Error::other(error)).advice());
+        let in_own = errors().map(|error| Error::from(Loading(error.into())).advice());
+        assert_eq!((in_io, in_own), (expected, expected));
+        let other = Error::retry_after(soon, Loading(Error::fatal(Code(4)).into()));
+        assert_eq!(other.advice(), Advice::RetryAfter(soon), "the outermost one decides");
     }
 
     #[test]

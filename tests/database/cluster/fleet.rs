@@ -278,7 +278,8 @@ async fn a_single_run_that_loses_its_lease_is_not_repeated(replicas: Bed) {
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("`worker` lost its lease before its single run had ended"), "{error}");
     assert_eq!((log.times("a runs").len(), log.times("a cleans up").len()), (1, 1), "{:?}", log.all());
-    assert_eq!(replicas.bed.services().await.get("worker").unwrap().state(), ServiceState::Stopped);
+    let worker = replicas.bed.services().await.get("worker").unwrap();
+    assert_eq!((worker.state(), worker.health().status), (ServiceState::Stopped, HealthStatus::Healthy));
 }
 
 async fn a_single_run_of_a_paused_service_that_loses_its_lease_ends(replicas: Bed) {

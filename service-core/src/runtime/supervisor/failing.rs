@@ -159,7 +159,8 @@ impl Supervisor {
             Decision::Regular => {
                 self.woken = false;
                 service.update(|state| {
-                    state.status.reach(StartPhase::Resolved);
+                    // A start that waits for `ready` has been tried, so it is not healthy because of its length only.
+                    state.status.reach(StartPhase::Attempted);
                     state.status.activity = Activity::Waiting;
                     service.notify_waiters(state);
                 });

@@ -64,15 +64,15 @@ impl Supervisor {
         }
     }
 
-    /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it. A run
-    /// that has itself requested the stop and returns without an error has done its work (`is_success`).
+    /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it. After a
+    /// run that has itself requested the stop and returns without an error (`is_success`), the service is healthy.
     async fn end_as_requested(&mut self, is_success: bool) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {
             let outcome = state.take_progress(Outcome::idle());
             state.status.end_as_requested(ended);
             if is_success && state.requests.stop.as_ref().is_some_and(|stop| stop.by_itself) {
-                state.status.succeeded(ended);
+                state.status.since_success = 0;
             }
             state.requests.interrupt = None;
             state.notify_waiters();
