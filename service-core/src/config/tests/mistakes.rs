@@ -210,7 +210,7 @@ fn what_a_test_bed_sets_for_all_services_is_checked_with_a_warning() {
             let warnings = &toml("").set_for_all(key, 5).load().resolve(target, &[]).unwrap().warnings;
             let is_known = key == "intervall" || std::ptr::eq(descriptor, mail);
             let expected = (is_known && !near.is_empty()).then(|| {
-                format!("`{key}` of service `mail` (.set(\"{key}\", …)) may have no effect: if `{near}` is meant, correct the name")
+                format!("`{key}` of service `mail` (.set(\"{key}\", …) for every service) may have no effect: if `{near}` is meant, correct the name")
             });
             assert_eq!(warnings.as_slice(), expected.as_slice());
         }
