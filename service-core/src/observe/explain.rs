@@ -212,8 +212,7 @@ fn doing(
 
 fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime> {
     let scheduled = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff);
-    // The wait of a `run` says when it is retried.
-    if !scheduled || snapshot.options.long_run().is_some() || snapshot.is_paused || snapshot.status.is_ending() {
+    if !scheduled || snapshot.is_paused || snapshot.status.is_ending() {
         return Vec::new();
     }
     let retry = snapshot.status.next_due.filter(|_| snapshot.status.is_backing_off());
@@ -235,7 +234,9 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
             (first.max(now), wait.saturating_add(mean))
         }
         // None is planned.
-        Schedule::OnDemand | Schedule::LongRun(_) => return runs,
+        Schedule::OnDemand => return runs,
+        // `now` says when a `run` is retried.
+        Schedule::LongRun(_) => return Vec::new(),
         Schedule::Cron(cron) => {
             let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));

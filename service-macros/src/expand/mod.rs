@@ -93,13 +93,8 @@ fn function_type(model: &Model) -> Option<TokenStream> {
 /// Where every `update` and `run` has a `#[cfg]`: an error for the case that all of them are false.
 fn no_update_left(model: &Model) -> Option<TokenStream> {
     let none = conditions(&model.updates).1.filter(|_| !model.updates.is_empty())?;
-    let none = match &model.inherited.cfg {
-        Some(cfg) => quote!(all(#cfg, #none)),
-        None => none,
-    };
-    let ident = &model.updates.first()?.sig.ident;
     let message = "neither `update` nor `run` is left where these `#[cfg]`s are false: add one for that case, or put the `#[cfg]` on the impl";
-    Some(quote_spanned!(ident.span()=> #[cfg(#none)] ::core::compile_error! { #message }))
+    Some(error_where(model, &none, model.updates.first()?, message))
 }
 
 /// Where `update` and `run` each have a `#[cfg]`: an error for the case that both are true. One of them would never run.
@@ -108,14 +103,19 @@ fn update_and_run(model: &Model) -> TokenStream {
     let pairs = runs.iter().flat_map(|run| updates.iter().map(move |update| (run, update)));
     let errors = pairs.filter_map(|(run, update)| {
         let (run_cfg, update_cfg) = (run.inherited.cfg.as_ref()?, update.inherited.cfg.as_ref()?);
-        let both = match &model.inherited.cfg {
-            Some(cfg) => quote!(all(#cfg, #run_cfg, #update_cfg)),
-            None => quote!(all(#run_cfg, #update_cfg)),
-        };
         let message = "a service has either `update` or `run`, and here both of their `#[cfg]`s are true: let one exclude the other, for example with `not(…)`";
-        Some(quote_spanned!(run.sig.ident.span()=> #[cfg(#both)] ::core::compile_error! { #message }))
+        Some(error_where(model, &quote!(all(#run_cfg, #update_cfg)), run, message))
     });
     errors.collect()
+}
+
+/// An error at a method, where this condition and that of the impl are true.
+fn error_where(model: &Model, condition: &TokenStream, method: &Lifecycle, message: &str) -> TokenStream {
+    let condition = match &model.inherited.cfg {
+        Some(cfg) => quote!(all(#cfg, #condition)),
+        None => condition.clone(),
+    };
+    quote_spanned!(method.sig.ident.span()=> #[cfg(#condition)] ::core::compile_error! { #message })
 }
 
 /// Warnings. The use of a deprecated function is the only one that a macro can cause on a stable compiler.
