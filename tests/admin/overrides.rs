@@ -506,3 +506,40 @@ async fn an_outage_does_not_hide_the_entries_of_the_audit_in_memory() {
     db.execute_unprepared("ALTER TABLE away RENAME TO service_audit").await.unwrap();
     assert_eq!(site.get("/audit?subject=broken").await.status, 200);
 }
+
+/// The overrides cannot be read again right after the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_stored_and_not_in_effect_is_in_the_audit() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(url.clone())).await;
+    site.runs("steady", 1).await;
+    let db = database::connect(&url).await.unwrap();
+    for sql in [
+        // The write takes long enough for another session to queue up behind it.
+        "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER slow BEFORE INSERT ON service_override FOR EACH ROW EXECUTE FUNCTION slow()",
+    ] {
+        db.execute_unprepared(sql).await.unwrap();
+    }
+    let writes = "SELECT count(*) AS n FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database \
+                  WHERE datname = current_database() AND relation = 'service_override'::regclass AND mode = 'RowExclusiveLock'";
+    let locks = async {
+        crate::site::eventually(async || {
+            let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, writes)).await.unwrap().unwrap();
+            row.try_get::<i64>("", "n").unwrap() > 0
+        })
+        .await;
+        let migration = db.begin().await.unwrap();
+        migration.execute_unprepared("LOCK TABLE service_override IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        migration
+    };
+    let body = r#"{"value": 7, "by": "ann", "why": "a backlog"}"#;
+    let put = site.send("PUT", "/services/steady/overrides/interval", &[], body);
+    let (answer, migration) = tokio::join!(put, locks);
+    assert!(answer.status == 503 && answer.error().contains("stored, but not in effect yet"), "{answer:?}");
+    migration.rollback().await.unwrap();
+    let audit = site.get("/audit?subject=steady").await.json();
+    assert_eq!((&audit[0]["action"], &audit[0]["by"]), (&"override".into(), &"ann".into()), "{audit}");
+    crate::site::eventually(async || site.get("/services/steady/explain").await.body.contains("\"7s\"")).await;
+}

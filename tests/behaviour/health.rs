@@ -171,6 +171,36 @@ async fn a_degradation_that_the_service_reports_lasts_until_the_next_run() {
     assert_eq!(assessed(&service), "healthy");
 }
 
+/// What a `run` has left behind reports nothing of the next one.
+#[tokio::test(start_paused = true)]
+async fn a_degradation_that_an_earlier_run_reports_is_ignored() {
+    struct Leaky;
+
+    #[service(retry_delay = 10, discover = false)]
+    impl Leaky {
+        async fn run(&mut self, cx: &Context) -> Result {
+            if cx.run_number() > 1 {
+                cx.stopping().await;
+                return Ok(());
+            }
+            let left = cx.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(secs(20)).await;
+                left.degraded("the stream is behind");
+            });
+            cx.degraded("the stream is slow");
+            cx.sleep(secs(5)).await;
+            Err(Error::msg("the stream has ended"))
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start(Leaky).await;
+    assert_eq!(assessed(&service), "degraded: the stream is slow");
+    bed.run_for(secs(60)).await;
+    assert_eq!((assessed(&service).as_str(), service.health().runs), ("healthy", 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_reason_names_a_dependency_and_a_slow_start() {
     struct Slow;

@@ -10,7 +10,7 @@ use service_core::prelude::*;
 use crate::Bench;
 use crate::away::{health, until};
 use crate::promises::{execute, jobs_that_cannot_fail, run, run_to_the_end, service_db};
-use crate::tables::{effect, effects, job, jobs, more_jobs, statuses};
+use crate::tables::{create, effect, effects, job, jobs, more_jobs, statuses};
 
 async fn attempts(bench: &Bench) -> Vec<i32> {
     let mut attempts = Vec::new();
@@ -372,6 +372,92 @@ async fn an_infinite_time_fails_only_its_row() {
         let rows = bench.db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
         let failed: Vec<i64> = rows.iter().map(|row| row.try_get("", "id").unwrap()).collect();
         assert_eq!(failed, [2, 3], "{each}");
+    }
+}
+
+/// Its type panics at a value that it does not know.
+mod graded {
+    use sea_orm::entity::prelude::*;
+    use sea_orm::sea_query::{ArrayType, ValueType, ValueTypeErr};
+    use sea_orm::{ColIdx, QueryResult, TryGetError, TryGetable};
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Grade(char);
+
+    impl From<Grade> for Value {
+        fn from(grade: Grade) -> Self {
+            grade.0.to_string().into()
+        }
+    }
+
+    impl TryGetable for Grade {
+        fn try_get_by<I: ColIdx>(row: &QueryResult, index: I) -> Result<Self, TryGetError> {
+            Ok(Self(String::try_get_by(row, index)?.chars().next().expect("a grade has a letter")))
+        }
+    }
+
+    impl ValueType for Grade {
+        fn try_from(value: Value) -> Result<Self, ValueTypeErr> {
+            let text = <String as ValueType>::try_from(value)?;
+            Ok(Self(text.chars().next().ok_or(ValueTypeErr)?))
+        }
+
+        fn type_name() -> String {
+            "Grade".into()
+        }
+
+        fn array_type() -> ArrayType {
+            ArrayType::String
+        }
+
+        fn column_type() -> ColumnType {
+            ColumnType::Text
+        }
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "graded")]
+    #[work_item(status = "status", error = "error")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i64,
+        pub(crate) grade: Grade,
+        pub(crate) status: String,
+        pub(crate) error: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// As the driver at an infinite time, a type of the application may panic.
+pub(crate) async fn a_type_that_panics_fails_only_its_row(bench: Bench) {
+    create(&bench.db, graded::Entity).await;
+    for each in [false, true] {
+        let rows = "(1, 'a', 'pending'), (2, '', 'pending'), (3, 'b', 'pending')";
+        execute(&bench, &["DELETE FROM graded", &format!("INSERT INTO graded (id, grade, status) VALUES {rows}")])
+            .await;
+        let service_db = service_db(&bench);
+        for _ in 0..3 {
+            let mut batch = match each {
+                true => service_db.claim_each::<graded::Entity>(10).await.unwrap(),
+                false => service_db.claim::<graded::Entity>(10).await.unwrap(),
+            };
+            while let Some(item) = batch.next().await.unwrap() {
+                item.settle(Ok::<_, Error>(())).await.unwrap();
+            }
+            let _ = batch.commit().await.unwrap();
+        }
+        let sql = "SELECT status, error FROM graded ORDER BY id";
+        let rows = bench.db.query_all_raw(Statement::from_string(bench.db.get_database_backend(), sql)).await.unwrap();
+        let column =
+            |name: &str| rows.iter().map(|row| row.try_get("", name).unwrap()).collect::<Vec<Option<String>>>();
+        assert_eq!(column("status"), ["completed", "failed", "completed"].map(|status| Some(status.into())), "{each}");
+        let error = column("error")[1].clone().unwrap();
+        assert!(error.contains("a grade has a letter"), "{each}: {error}");
     }
 }
 

@@ -437,3 +437,22 @@ async fn on_sqlite_a_text_in_place_of_bytes_fails_the_run() {
     bench.db.execute_unprepared("DELETE FROM digests WHERE typeof(digest) = 'text'").await.unwrap();
     assert_eq!(run::<digests::Entity>(&service_db(&bench), true, true).await.unwrap(), Outcome::processed(1));
 }
+
+/// The driver panics at such a key.
+#[tokio::test]
+async fn on_postgres_an_infinite_time_in_a_key_starves_no_other_row() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS timed").await.unwrap();
+        create(&bench.db, timed::Entity).await;
+        let rows = "('a', '-infinity', 'pending'), ('b', '2026-01-01', 'pending'), ('c', 'infinity', 'pending')";
+        bench.db.execute_unprepared(&format!("INSERT INTO timed (station, at, status) VALUES {rows}")).await.unwrap();
+        let service_db = service_db(&bench);
+        for _ in 0..3 {
+            let _ = run::<timed::Entity>(&service_db, each, false).await;
+        }
+        let completed = "SELECT count(*) AS n FROM timed WHERE status = 'completed' AND station = 'b'";
+        assert_eq!(number(&bench.db, completed).await, 1, "{each}");
+        assert_eq!(run::<timed::Entity>(&service_db, each, false).await.unwrap(), Outcome::idle(), "{each}");
+    }
+}

@@ -153,6 +153,7 @@ exercise! {
         an_item_continues_after_a_statement_that_it_has_dropped,
         an_item_continues_after_a_first_statement_that_it_has_dropped_at_once,
         an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
+        a_type_that_panics_fails_only_its_row,
         an_unreadable_row_fails_also_if_it_is_claimed_alone,
         an_unreadable_row_that_another_program_has_changed_is_left_alone,
         a_row_that_is_refused_is_charged_where_completed_rows_are_removed,

@@ -449,15 +449,15 @@ impl Marks {
 }
 
 fn a_fire_that_was_due_in_a_pause_is_marked_once(url: &str) {
-    for paused in [hours(1), hours(3)] {
-        process(url, "08:30", &[], async |bed, db| {
+    for (paused, catch_up) in [(1, "all"), (1, "latest"), (3, "all"), (3, "latest")] {
+        process(url, "08:30", &[("hourly.catch_up", catch_up)], async |bed, db| {
             db.execute_unprepared("CREATE TABLE IF NOT EXISTS note (n INTEGER NOT NULL)").await.unwrap();
             db.execute_unprepared("DELETE FROM note").await.unwrap();
             db.execute_unprepared("DELETE FROM service_state").await.unwrap();
             let service = bed.start(Marks(true)).await;
             bed.run_for(minutes(1)).await;
             service.pause().await.unwrap();
-            bed.run_for(paused).await;
+            bed.run_for(hours(paused)).await;
             service.resume().await.unwrap();
             bed.run_for(minutes(1)).await;
             let error = service.health().last_error.unwrap();
