@@ -1,7 +1,7 @@
 //! [`App`]: what every handler needs. [`Core`]: what all servers of one registry share.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
@@ -53,10 +53,6 @@ impl Core {
             audit: Mutex::default(),
             newest: Mutex::new(SystemTime::UNIX_EPOCH),
         }
-    }
-
-    fn audit(&self) -> MutexGuard<'_, VecDeque<AuditEntry>> {
-        self.audit.lock()
     }
 
     /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in
@@ -158,7 +154,7 @@ impl App {
         let entry = AuditEntry::new(at, subject, action, detail, by, why);
         info!(service.id = %subject, "{action} by {by}: {why} {}", entry.detail);
         {
-            let mut audit = self.core.audit();
+            let mut audit = self.core.audit.lock();
             if audit.len() == AUDIT_IN_MEMORY {
                 audit.pop_front();
             }
@@ -188,12 +184,12 @@ impl App {
     /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back
     /// the others.
     async fn write_audit(&self, store: &dyn OperatorStore, deadline: Instant) -> Result<()> {
-        let entries: Vec<AuditEntry> = self.core.audit().iter().rev().cloned().collect();
+        let entries: Vec<AuditEntry> = self.core.audit.lock().iter().rev().cloned().collect();
         let write_all = async {
             let mut result = Ok(());
             for entry in &entries {
                 match store.record(&self.registry.inner.services, entry).await {
-                    Ok(()) => self.core.audit().retain(|kept| kept.id != entry.id),
+                    Ok(()) => self.core.audit.lock().retain(|kept| kept.id != entry.id),
                     Err(error) => result = Err(error),
                 }
             }
@@ -236,7 +232,7 @@ impl App {
 
     /// Returns entries in memory, the newest first.
     fn audit_in_memory(&self, page: &AuditPage) -> Vec<AuditEntry> {
-        let audit = self.core.audit();
+        let audit = self.core.audit.lock();
         let is_older = |entry: &&AuditEntry| page.before.as_ref().is_none_or(|before| entry.id < *before);
         let is_of = |entry: &&AuditEntry| page.subject.as_ref().is_none_or(|subject| entry.subject == *subject);
         let found = audit.iter().rev().filter(is_older).filter(is_of);

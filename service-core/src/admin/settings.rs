@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use crate::admin::access::{Access, Exposure, Token};
 use crate::admin::app::{App, Core, RenderMetrics};
@@ -85,16 +85,12 @@ impl Admin {
 
     /// Returns the address that is served now.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.server().as_ref().map(|server| server.address)
-    }
-
-    fn server(&self) -> MutexGuard<'_, Option<Server>> {
-        self.server.lock()
+        self.server.lock().as_ref().map(|server| server.address)
     }
 
     fn serve(&self, registry: &ServiceRegistry) -> Result<()> {
         let Some(address) = self.address else { return Ok(()) };
-        let mut server = self.server();
+        let mut server = self.server.lock();
         if server.is_some() {
             return Ok(());
         }
@@ -117,7 +113,7 @@ impl Companion for Admin {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        let server = self.server().take();
+        let server = self.server.lock().take();
         Box::pin(async move {
             if let Some(server) = server {
                 server.stop().await;

@@ -16,7 +16,7 @@ mod virtual_clock;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -159,7 +159,7 @@ impl TestBed {
 
     /// Ends all services at once, without `cleanup`. The future waits for their end.
     pub(crate) fn abort(&self) -> impl Future<Output = ()> + use<> {
-        let tasks = match &*self.lock() {
+        let tasks = match &*self.stage.lock() {
             Stage::Made(registry) => registry.abort_services(),
             Stage::Making(_) | Stage::Between => Vec::new(),
         };
@@ -267,7 +267,7 @@ impl TestBed {
 
     /// Changes the builder of a bed whose first service has not started.
     pub(crate) fn change(&self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) {
-        let mut stage = self.lock();
+        let mut stage = self.stage.lock();
         let Stage::Making(builder) = std::mem::replace(&mut *stage, Stage::Between) else {
             panic!("configure the bed before its first service starts");
         };
@@ -362,7 +362,7 @@ impl TestBed {
     /// # Panics
     /// The options or the services of the bed are wrong; the message lists all mistakes.
     pub async fn services(&self) -> ServiceRegistry {
-        let made = || if let Stage::Made(registry) = &*self.lock() { Some(registry.clone()) } else { None };
+        let made = || if let Stage::Made(registry) = &*self.stage.lock() { Some(registry.clone()) } else { None };
         if let Some(registry) = made() {
             return registry;
         }
@@ -370,7 +370,7 @@ impl TestBed {
         if let Some(registry) = made() {
             return registry;
         }
-        if let Stage::Making(builder) = std::mem::replace(&mut *self.lock(), Stage::Between) {
+        if let Stage::Making(builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
             building.0 = Some(Box::pin(builder.build()));
         }
         let Some(build) = &mut building.0 else { panic!("the bed could not be built") };
@@ -380,7 +380,7 @@ impl TestBed {
         if let Some(clock) = self.held_clock() {
             clock.add(&registry);
         }
-        *self.lock() = Stage::Made(registry.clone());
+        *self.stage.lock() = Stage::Made(registry.clone());
         registry
     }
 
@@ -546,10 +546,6 @@ impl TestBed {
         let report = services.run_service_once(&service).await;
         services.waiting(inner.unregister(&service)).await;
         report.unwrap_or_else(|error| panic!("the service cannot be run: {error:?}"))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock()
     }
 }
 
