@@ -99,6 +99,11 @@ pub(crate) struct Resolved {
 }
 
 impl Resolved {
+    /// What sets an option; `None`: no layer does.
+    pub(crate) fn set_by(&self, key: &str) -> Option<&Provenance> {
+        self.provenance.iter().find(|set| set.key == key)
+    }
+
     /// Every option in effect, in the order of the documentation, with its place, for `explain`. `now` are the current
     /// options: where they differ from the layers, the service itself changed them.
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
@@ -135,8 +140,7 @@ impl Resolved {
         let changed = |key: &'static Key| {
             let value =
                 key.kind.show(&new.options).filter(|value| key.kind.show(&self.options).as_ref() != Some(value))?;
-            let set = new.provenance.iter().find(|set| set.key == key.name);
-            let place = set.map_or_else(|| Layer::Default.to_string(), |set| set.place.clone());
+            let place = new.set_by(key.name).map_or_else(|| Layer::Default.to_string(), |set| set.place.clone());
             Some(PendingChange { key: key.name, value, place })
         };
         keys::options().filter(|key| key.is_read_at_start()).filter_map(changed).collect()

@@ -36,7 +36,7 @@ use crate::runtime::services::Services;
 use crate::runtime::shared::{Polls, Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
-use crate::suggest::nearest;
+use crate::suggest::{self, nearest};
 use crate::sync::Mutex;
 
 /// Builds a [`ServiceRegistry`]: its services, their configuration, and what they share.
@@ -441,8 +441,7 @@ impl RegistryBuilder {
         let found = ServiceRegistry::discovered();
         for id in self.only.iter().flatten().chain(&self.except) {
             if !found.iter().any(|descriptor| descriptor.id == id) {
-                let hint = nearest(id, found.iter().map(|descriptor| descriptor.id))
-                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+                let hint = suggest::hint(id, found.iter().map(|descriptor| descriptor.id));
                 problems.push(format!("`only` or `except` names `{id}`, but no annotated service has that id{hint}"));
             }
         }
@@ -511,7 +510,7 @@ fn check_scope(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Resu
     if resolved.options.lease.is_none() || extension.leases().is_some() {
         return Ok(());
     }
-    let place = resolved.provenance.iter().find(|set| set.key == "scope").map_or("", |set| &set.place);
+    let place = resolved.set_by("scope").map_or("", |set| &set.place);
     let fix = match inventory::iter::<LeasesBuilder>.into_iter().next() {
         None => {
             "the feature `cluster` of service-core, which this program was built without: add `features = [\"cluster\"]` to it in \
@@ -528,7 +527,7 @@ fn check_catch_up(id: &str, resolved: &Resolved, extension: &dyn Extension) -> R
         Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
         _ => return Ok(()),
     }
-    let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
+    let place = resolved.set_by("catch_up").map_or("", |set| &set.place);
     Err(Error::msg(format!(
         "service `{id}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
          `.database_url(…)` to the builder, or leave `catch_up` out"
@@ -614,8 +613,7 @@ fn register_all(
 
 /// The message about options for a service that does not exist.
 fn unknown_options(name: &str, registrations: &[Registration]) -> String {
-    let hint = nearest(name, registrations.iter().map(|registration| registration.id.as_str()))
-        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+    let hint = suggest::hint(name, registrations.iter().map(|registration| registration.id.as_str()));
     format!("`options_of` names `{name}`, but no service has that id{hint}")
 }
 

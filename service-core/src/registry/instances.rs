@@ -47,7 +47,7 @@ fn instances(registration: &Registration, sources: &Sources) -> (u32, String) {
         return one;
     }
     let Ok(resolved) = sources.resolve(registration.target(), &[]) else { return one };
-    let place = resolved.provenance.iter().find(|set| set.key == KEY).map(|set| set.place.clone());
+    let place = resolved.set_by(KEY).map(|set| set.place.clone());
     (resolved.options.instances, place.unwrap_or_default())
 }
 

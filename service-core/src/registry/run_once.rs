@@ -80,11 +80,7 @@ impl ServiceRegistry {
         self.spawn(&runtime, supervisor);
         let reported = async {
             let report = report.await;
-            let ended = |state: &mut RuntimeState| {
-                let status = &state.status;
-                (status.incarnation != incarnation || !status.is_running()).then_some(())
-            };
-            service.inner.until(ended).await;
+            service.inner.until_ended(incarnation).await;
             report
         };
         let report = self.waiting(reported).await;

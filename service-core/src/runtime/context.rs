@@ -336,7 +336,7 @@ impl Context {
     pub fn stop(&self) {
         self.service.update(|state| {
             if state.requests.stop.is_none() && !self.is_outdated(state) {
-                state.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                state.request_stop(StopRequest::by_itself());
                 state.notify_waiters();
             }
         });

@@ -364,7 +364,7 @@ impl RegisteredService {
     pub(crate) fn fit_after_restart(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, Unfit> {
         let instances = if self.while_running { 1 } else { resolved.options.instances };
         let resolved = fit(resolved, &self.factory, (1, instances))?;
-        match resolved.provenance.iter().find(|set| set.key == "instances") {
+        match resolved.set_by("instances") {
             Some(set) if instances > 1 && self.factory.is_ready_made() => {
                 Err(Unfit { set: Box::new(set.clone()), problem: ONLY_ONE })
             }
@@ -423,8 +423,8 @@ impl fmt::Display for Unfit {
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, Unfit> {
     let is_borrowed = matches!(factory, Factory::Borrowed);
     let set_here = |key: &str| {
-        let set = resolved.provenance.iter().find(|set| set.key == key && !set.is_for_all());
-        set.filter(|_| !is_borrowed).cloned().map(Box::new)
+        let set = resolved.set_by(key).filter(|set| !set.is_for_all() && !is_borrowed);
+        set.cloned().map(Box::new)
     };
     let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
     if without_scope && let Some(set) = set_here("scope") {
@@ -453,7 +453,7 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Resul
         fitted.provenance.retain(|set| set.key != "scope" && set.key != "lease");
         // With `scope`, `latest` is the default.
         if let Schedule::Cron(cron) = &mut options.schedule
-            && !fitted.provenance.iter().any(|set| set.key == "catch_up")
+            && fitted.set_by("catch_up").is_none()
         {
             cron.catch_up = CatchUp::None;
         }

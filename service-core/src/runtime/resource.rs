@@ -65,7 +65,7 @@ pub(crate) trait Resource: fmt::Debug + Send + Sync {
 pub(crate) fn unknown_need(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Option<ConfigError> {
     let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
     let unknown = resolved.options.needs.iter().find(|name| !is_known(name))?;
-    let set = resolved.provenance.iter().find(|set| set.key == "needs")?;
+    let set = resolved.set_by("needs")?;
     let hint = match nearest(unknown, resources.iter().map(|resource| &**resource.name())) {
         Some(near) => format!("did you mean `{near}`?"),
         None if unknown == DATABASE => "add a database to the builder".to_owned(),

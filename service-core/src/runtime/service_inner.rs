@@ -21,6 +21,7 @@ use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
+use crate::runtime::status::Status;
 use crate::schedule::{LongRun, Schedule};
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
@@ -194,12 +195,14 @@ impl ServiceInner {
     pub(crate) async fn stop(&self, stop: StopRequest) {
         let incarnation = self.request_stop(stop);
         if !self.is_current() {
-            self.until(|state| {
-                let status = &state.status;
-                (status.incarnation != incarnation || !status.is_running()).then_some(())
-            })
-            .await;
+            self.until_ended(incarnation).await;
         }
+    }
+
+    /// Waits until this incarnation has ended.
+    pub(crate) async fn until_ended(&self, incarnation: u32) {
+        let ended = |status: &Status| status.incarnation != incarnation || !status.is_running();
+        self.until(|state| ended(&state.status).then_some(())).await;
     }
 
     pub(crate) fn request_pause(&self, by: PausedBy) -> Result<()> {

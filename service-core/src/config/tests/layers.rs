@@ -287,7 +287,7 @@ fn each_option_of_code_has_the_place_of_its_own_call() {
     let (first, line) = (ServiceOptions::new().max_failures(1).retry_delay(s(1)), line!());
     let code = first.and(ServiceOptions::new().max_failures(2).jitter(s(1)));
     let resolved = toml("").load().resolve(Target::new("mail", undeclared(), Some(&code)), &[]).unwrap();
-    let place = |key: &str| resolved.provenance.iter().find(|set| set.key == key).unwrap().place.clone();
+    let place = |key: &str| resolved.set_by(key).unwrap().place.clone();
     let at = |line: u32| format!("ServiceOptions at {}:{line}", file!());
     assert_eq!(place("retry_delay"), at(line));
     assert_eq!([place("max_failures"), place("jitter")], [at(line + 1), at(line + 1)]);

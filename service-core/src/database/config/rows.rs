@@ -291,7 +291,7 @@ impl TableRows {
             return;
         }
         let is_row = |key: &str| {
-            let set = resolved.provenance.iter().find(|set| set.key == key);
+            let set = resolved.set_by(key);
             set.is_some_and(|set| matches!(set.layer, Layer::Table | Layer::Override))
         };
         let id = service.id();
@@ -367,7 +367,7 @@ fn wrong_dependency(services: &Services, service: &RegisteredService, resolved: 
     if options_of(service).depends_on == resolved.options.depends_on {
         return None;
     }
-    let set = resolved.provenance.iter().find(|set| set.key == "depends_on")?;
+    let set = resolved.set_by("depends_on")?;
     let mut all = services.all();
     // The changed one first.
     all.sort_by_key(|other| other.id() != service.id());

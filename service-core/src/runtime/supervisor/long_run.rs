@@ -104,12 +104,12 @@ impl Supervisor {
             }
             OnEnd::Stop => {
                 info!(service.id = %service.id, "the work is done, the service stops");
-                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                service.request_stop(StopRequest::by_itself());
                 None
             }
             OnEnd::Shutdown => {
                 info!(service.id = %service.id, "the work is done, the registry shuts down (`on_end`)");
-                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                service.request_stop(StopRequest::by_itself());
                 Some(Exit::Shutdown)
             }
         }

@@ -143,7 +143,7 @@ impl Supervisor {
         if self.once {
             lease.end_single_run();
             // A lost lease is no failure.
-            service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+            service.request_stop(StopRequest::by_itself());
             // The end of the loop cleans up.
             return Some(Exit::Stopped);
         }
