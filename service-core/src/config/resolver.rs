@@ -313,10 +313,8 @@ impl<'a> Resolver<'a> {
     }
 
     pub(super) fn finish(mut self, target: Target<'_>, file: &str) -> Result<Resolved, Vec<ConfigError>> {
-        let code = target.code;
         self.check_own(target);
-        let requester_id = code.and_then(|code| code.requester_id.clone());
-        let mut options = Options { requester_id, ..Options::default() };
+        let mut options = Options::default();
         let is_long = target.descriptor.long_running;
         if is_long {
             options.schedule = Schedule::LongRun(LongRun::default());
@@ -342,7 +340,9 @@ impl<'a> Resolver<'a> {
             return Err(self.errors);
         }
         let mut provenance = self.provenance(&unused);
-        if let (Some(id), Some(code)) = (&options.requester_id, code) {
+        if let Some(code) = target.code
+            && let Some(id) = &code.requester_id
+        {
             let place = code.origin().place.clone();
             provenance.push(Provenance { place, ..Provenance::new("requester_id", id.clone(), Layer::Code) });
         }

@@ -308,10 +308,10 @@ fn code_sets_options_of_any_kind() {
         restart: Some(Restart { delay: s(1), ..Restart::default() }),
         depends_on: vec!["a".to_owned()],
         rate_limit: Some(RateLimit { permits: 10, per: s(1) }),
-        requester_id: Some("robot".to_owned()),
         ..Options::default()
     };
     assert_eq!(*resolved.options, expected);
+    assert_eq!(resolved.set_by("requester_id").map(|set| set.value.as_str()), Some("robot"));
     assert_eq!(resolved.provenance[0].value, "1s 500ms");
     assert!(resolved.provenance[0].place.starts_with("ServiceOptions at "));
 }
