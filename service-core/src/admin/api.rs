@@ -21,9 +21,10 @@ use crate::admin::input::{Asked, Parameters};
 use crate::observe::explain::Explanation;
 use crate::observe::health::ServiceHealth;
 use crate::rfc3339;
-use crate::runtime::operator_store::{AuditEntry, AuditPage, StoredOverride};
+use crate::runtime::operator_store::{AuditEntry, AuditPage, PAUSED, StoredOverride};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::service::failure::FailureKind;
+use crate::service::secret::REDACTED;
 
 /// The most entries of the audit in one answer.
 const MAX_AUDIT: u32 = 1_000;
@@ -121,8 +122,8 @@ pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredO
     let mut all = app.read(async move { store.overrides(&registry.inner.services, &id).await }).await?;
     for one in &mut all {
         // Only the type of the service declares which of its own settings are secret, so only options are shown.
-        if !crate::config::is_option(&one.key) && one.key != "paused" {
-            one.value = "•••".into();
+        if !crate::config::is_option(&one.key) && one.key != PAUSED {
+            one.value = REDACTED.into();
         }
     }
     Ok(all)

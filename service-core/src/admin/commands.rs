@@ -15,17 +15,16 @@ use crate::admin::input::{Author, Input, Parameters, parse_until};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
 use crate::rfc3339;
-use crate::runtime::operator_store::{OperatorStore, StoredOverride};
+use crate::runtime::operator_store::{OperatorStore, PAUSED, StoredOverride};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::run_history::nanos;
 use crate::service::error::Error;
 use crate::service::outcome::RunReport;
+use crate::service::secret::REDACTED;
 use crate::service::state::ServiceState;
 
 /// How long `run` waits for the end of the run.
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The key of the override that pauses a service.
-const PAUSED: &str = "paused";
 /// The name of overrides for all services.
 const DEFAULTS: &str = "defaults";
 
@@ -367,7 +366,7 @@ pub(crate) async fn set_override(
         let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
         let until = until.map(|until| parse_until(until, now)).transpose()?;
         let shown =
-            if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
+            if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { REDACTED.to_owned() };
         let until_text = until.map_or_else(String::new, |until| format!(" until {}", rfc3339::seconds(until)));
         let new = StoredOverride {
             service_id: overridden.name().to_owned(),

@@ -15,12 +15,13 @@ use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
 use super::layers::{Layer, Origin, Precedence, is_set_for_all};
 use super::merge::merge;
-use super::secrets::{REDACTED, is_secret};
+use super::secrets::is_secret;
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::{CatchUp, LongRun, Schedule};
+use crate::service::secret::REDACTED;
 use crate::suggest::{distance, is_mostly, is_probably, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.

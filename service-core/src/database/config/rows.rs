@@ -14,7 +14,7 @@ use crate::config::{ConfigError, Layer, Origin, PendingChange, Resolved, Row, Sc
 use crate::log::warn;
 use crate::panic::Caught;
 use crate::runtime::dependencies;
-use crate::runtime::operator_store::{OtherPause, StoredPauses};
+use crate::runtime::operator_store::{OtherPause, PAUSED, StoredPauses};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::unknown_need;
@@ -110,9 +110,6 @@ impl TableRow {
         is_none.then(|| ConfigError::Value { setting: setting(), found: self.value.to_string(), expected })
     }
 }
-
-/// The key that is neither an option nor a setting.
-const PAUSED: &str = "paused";
 
 impl TableRows {
     fn state(&self) -> MutexGuard<'_, State> {
