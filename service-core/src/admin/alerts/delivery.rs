@@ -149,15 +149,10 @@ impl Queue {
     }
 
     async fn attempt(&self, alert: ServiceAlert) -> Result<()> {
-        let mut sending = (self.send)(alert);
-        let sent = match tokio::time::timeout(ATTEMPT_TIMEOUT, panic::catch_future(sending.as_mut())).await {
-            Ok(Caught::Returned(sent)) => sent,
-            Ok(Caught::Panicked(message)) => Err(Error::msg(format!("it panicked: {message}"))),
-            Err(_) => Err(Error::msg(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()))),
-        };
-        match panic::catch(|| drop(sending)) {
-            Caught::Returned(()) => sent,
-            Caught::Panicked(message) => Err(Error::msg(format!("it panicked: {message}"))),
+        match panic::catch_within(ATTEMPT_TIMEOUT, (self.send)(alert)).await {
+            Some(Caught::Returned(sent)) => sent,
+            Some(Caught::Panicked(message)) => Err(Error::msg(format!("it panicked: {message}"))),
+            None => Err(Error::msg(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()))),
         }
     }
 }
