@@ -13,14 +13,13 @@ use crate::registry::handle::START_TIMEOUT;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
-use crate::runtime::context::{Context, Nominal};
+use crate::runtime::context::Context;
 use crate::runtime::dependencies;
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
 use crate::service::error::{Error, Result};
-use crate::service::outcome::Outcome;
 use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
@@ -256,23 +255,13 @@ impl ServiceRegistry {
                 }
             }
             // What was reported since the last run, such as by `cleanup`.
-            let reported = state.take_progress(Outcome::idle());
-            state.status.stats.add(reported.processed, reported.failed);
+            let _ = state.count_progress();
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
-        let cx = Context {
-            service: inner.clone(),
-            registry: self.inner.clone(),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: false,
-            nominal: Nominal::None,
-            epoch: None,
-        };
+        let cx = Context::new(inner.clone(), self.inner.clone(), incarnation, run);
         Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 

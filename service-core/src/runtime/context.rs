@@ -75,6 +75,16 @@ impl Nominal {
 }
 
 impl Context {
+    /// The context of the first instance of an incarnation. `run` is the number of the last run.
+    pub(crate) fn new(
+        service: Arc<ServiceInner>,
+        registry: Arc<dyn Any + Send + Sync>,
+        incarnation: u32,
+        run: u64,
+    ) -> Self {
+        Self { service, registry, incarnation, instance: 0, run, in_run: false, nominal: Nominal::None, epoch: None }
+    }
+
     /// Returns the id of this service.
     pub fn service_id(&self) -> &str {
         &self.service.id

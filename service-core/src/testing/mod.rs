@@ -28,7 +28,7 @@ use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::{Context, Nominal};
+use crate::runtime::context::Context;
 use crate::runtime::extension::RealWork;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
@@ -448,16 +448,7 @@ impl TestBed {
             state.status.begin();
             (state.status.incarnation, state.status.begin_run(Instant::now()))
         });
-        let cx = Context {
-            service: registered.inner,
-            registry: inner.clone(),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: true,
-            nominal: Nominal::None,
-            epoch: None,
-        };
+        let cx = Context { in_run: true, ..Context::new(registered.inner, inner.clone(), incarnation, run) };
         let service_inner = cx.service.clone();
         let started = Instant::now();
         let run = async {

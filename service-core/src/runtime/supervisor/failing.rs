@@ -208,7 +208,7 @@ impl Supervisor {
         let service = &self.cx.service;
         let text = service.shared.keeps_runs.load(Ordering::Relaxed).then(|| format!("{:#}", failure.error));
         let (replaced, waiters, outcome) = service.update(|state| {
-            let reported = state.take_progress(Outcome::idle());
+            let reported = state.count_progress();
             if let Some((history, error)) = state.history.as_mut().zip(text) {
                 let (kind, Outcome { processed, failed, .. }) = (failure.kind, reported);
                 match times.zip(duration) {
@@ -219,7 +219,6 @@ impl Supervisor {
                     None => history.count_failure(kind),
                 }
             }
-            state.status.stats.add(reported.processed, reported.failed);
             if !state.status.is_up() {
                 (state.status.first_failed, state.status.first_suspected) = (true, is_suspected);
             }

@@ -69,14 +69,13 @@ impl Supervisor {
     async fn end_as_requested(&mut self, is_success: bool) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {
-            let outcome = state.take_progress(Outcome::idle());
+            let outcome = state.count_progress();
             state.status.end_as_requested(ended);
             if is_success && state.requests.stop.as_ref().is_some_and(|stop| stop.by_itself) {
                 state.status.since_success = 0;
             }
             state.requests.interrupt = None;
             state.notify_waiters();
-            state.status.stats.add(outcome.processed, outcome.failed);
             if let Some(history) = &mut state.history {
                 let (started, duration) =
                     (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration());

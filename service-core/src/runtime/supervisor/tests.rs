@@ -297,16 +297,7 @@ impl Service {
             state.status.begin();
             (state.status.incarnation, state.status.stats.runs)
         });
-        let cx = Context {
-            service: self.inner.clone(),
-            registry: Arc::new(()),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: false,
-            nominal: Nominal::None,
-            epoch: None,
-        };
+        let cx = Context::new(self.inner.clone(), Arc::new(()), incarnation, run);
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 
