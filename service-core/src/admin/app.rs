@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
-use crate::admin::events::Events;
+use crate::admin::events::EventReaders;
 use crate::admin::samples::WorkSamples;
 use crate::humanize;
 use crate::log::{info, warn};
@@ -34,7 +34,7 @@ pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// What all servers of one registry share.
 pub(crate) struct Core {
-    pub(crate) events: Arc<Events>,
+    pub(crate) events: Arc<EventReaders>,
     pub(crate) samples: Arc<WorkSamples>,
     pub(crate) metrics: Vec<RenderMetrics>,
     /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the
