@@ -87,6 +87,11 @@ impl App {
         self.registry.get(id).ok_or_else(|| ApiError::no_service(id))
     }
 
+    /// Returns the present time, by the clock of the services.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.registry.inner.services.shared.clock.wall_now()
+    }
+
     /// Awaits `work` on the runtime of the services: connections to a database belong to it. If the request is dropped,
     /// the work continues.
     ///
@@ -99,7 +104,7 @@ impl App {
     {
         // Before the first start, on the runtime of the request: a request must not decide where the services run.
         let runtime = self.registry.inner.home.current().unwrap_or_else(Handle::current);
-        runtime.spawn(work).await.map_err(|error| ApiError::unavailable(&Error::new(error)))
+        runtime.spawn(work).await.map_err(|error| ApiError::unavailable(Error::new(error)))
     }
 
     /// Reads from the database, on the runtime of the services, within 2 s.
@@ -134,7 +139,7 @@ impl App {
             if begun.elapsed() < limit { Some(read.await) } else { None }
         };
         match tokio::time::timeout(limit, self.on_home(read)).await.unwrap_or(Ok(None))? {
-            Some(read) => read.map_err(|error| ApiError::unavailable(&error)),
+            Some(read) => read.map_err(ApiError::unavailable),
             None => Err(unavailable(format!(
                 "no answer within {}: the database does not answer, or the runtime of the services is blocked",
                 humanize::long(limit)
@@ -172,13 +177,12 @@ impl App {
     /// Returns the time by the database's clock, which all processes share; by that of this process if it does not
     /// answer.
     async fn now_by(&self, store: Option<&dyn OperatorStore>, deadline: Instant) -> SystemTime {
-        let services = &self.registry.inner.services;
         if let Some(store) = store
-            && let Ok(Ok(now)) = tokio::time::timeout_at(deadline, store.now(services)).await
+            && let Ok(Ok(now)) = tokio::time::timeout_at(deadline, store.now(&self.registry.inner.services)).await
         {
             return now;
         }
-        services.shared.clock.wall_now()
+        self.now()
     }
 
     /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back

@@ -149,7 +149,7 @@ pub(crate) async fn carry_out(
                 pause(&shared, &*store, &handle, &by, &why).await.map(|()| Effect::Complete)
             }
             (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await.map(|()| Effect::Complete),
-            _ => call(&handle, command).await.map_err(|error| ApiError::conflict(&error)),
+            _ => call(&handle, command).await.map_err(ApiError::conflict),
         };
         if is_made(&done) {
             shared.record(handle.id(), command.name(), String::new(), &by, &why).await;
@@ -215,20 +215,20 @@ async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by:
         value: Value::Bool(true),
         by: by.to_owned(),
         why: why.to_owned(),
-        at: services.shared.clock.wall_now(),
+        at: app.now(),
         until: None,
     };
-    store.set_override(services, pause).await.map_err(|error| ApiError::unavailable(&error))
+    store.set_override(services, pause).await.map_err(ApiError::unavailable)
 }
 
 /// Deletes the override that pauses a service, and ends a pause by `handle.pause()`.
 async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) -> ApiResult<()> {
     let services = &app.registry.inner.services;
-    let pauses = store.pauses(services, &handle.service).await.map_err(|error| ApiError::unavailable(&error))?;
+    let pauses = store.pauses(services, &handle.service).await.map_err(ApiError::unavailable)?;
     let named = |of: &str| format!(" (`{PAUSED}` of `{of}`)");
     if !pauses.own {
         let Err(refused) = handle.resume().await else { return Ok(()) };
-        let mut refused = ApiError::conflict(&refused);
+        let mut refused = ApiError::conflict(refused);
         if handle.service.inner.lock().requests.paused_by_override.is_some()
             && let Some(of) = pauses.other.and_then(|other| other.of)
         {
@@ -244,7 +244,7 @@ async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) ->
         return Err(ApiError::new(StatusCode::CONFLICT, why));
     }
     let removed = store.remove_override(services, handle.id(), PAUSED).await;
-    removed.map_err(|error| ApiError::unavailable(&error))?;
+    removed.map_err(ApiError::unavailable)?;
     // Without the override, the service may not be paused any more, or not run.
     let _ = handle.resume().await;
     Ok(())
@@ -362,7 +362,7 @@ pub(crate) async fn set_override(
     let work = async move {
         let services = &shared.registry.inner.services;
         overridden.check(&shared, &*store, &key, &value)?;
-        let now = store.now(services).await.map_err(|error| ApiError::unavailable(&error))?;
+        let now = store.now(services).await.map_err(ApiError::unavailable)?;
         let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
         let until = until.map(|until| parse_until(until, now)).transpose()?;
         let shown =
@@ -377,7 +377,7 @@ pub(crate) async fn set_override(
             at: now,
             until,
         };
-        let set = store.set_override(services, new).await.map_err(|error| ApiError::unavailable(&error));
+        let set = store.set_override(services, new).await.map_err(ApiError::unavailable);
         if is_made(&set) {
             shared.record(overridden.name(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
         }
@@ -413,7 +413,7 @@ pub(crate) async fn remove_override(
     let (shared, key) = (app.clone(), key.replace('\0', " "));
     let work = async move {
         let removed = store.remove_override(&shared.registry.inner.services, overridden.name(), &key).await;
-        let removed = removed.map_err(|error| ApiError::unavailable(&error));
+        let removed = removed.map_err(ApiError::unavailable);
         if let Ok(false) = removed {
             let why = format!("`{}` has no override of `{key}`", overridden.name());
             return Err(ApiError::new(StatusCode::NOT_FOUND, why));
