@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_resolved, name_clash};
+use crate::registry::checks::{check_resolved, name_clash};
 use crate::registry::handle::ServiceHandle;
 use crate::registry::instances;
 use crate::registry::service_registry::ServiceRegistry;
