@@ -20,7 +20,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::admin::events::EventReaders;
 use crate::admin::runtime_thread::{RuntimeThread, Stop, stopping};
 use crate::log::warn;
-use crate::registry::signals::first;
+use crate::race::first;
 
 /// How long the header of a request may take, and how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

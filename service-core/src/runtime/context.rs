@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::log::warn;
+use crate::race::unless;
 use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
-use crate::runtime::service_inner::{ServiceInner, unless};
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 
 /// The access of a service to the runtime. Cheap to clone, and `'static`, so that the service's own tasks may hold it.

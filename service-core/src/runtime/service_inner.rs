@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, MutexGuard, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -13,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
+use crate::race::unless;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 use crate::runtime::labels::Labels;
 use crate::runtime::lease::Lease;
@@ -386,18 +385,6 @@ impl ServiceInner {
     pub(crate) fn log(&self, work: impl FnOnce()) {
         log::with_labels(self.labels.text(), work);
     }
-}
-
-/// Runs `work`, and drops it unfinished when `end` comes first.
-pub(crate) async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
-    let (mut end, mut work) = (pin!(end), pin!(work));
-    std::future::poll_fn(|task| {
-        if end.as_mut().poll(task).is_ready() {
-            return Poll::Ready(None);
-        }
-        work.as_mut().poll(task).map(Some)
-    })
-    .await
 }
 
 thread_local! {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::admin::alerts::alert::ServiceAlert;
 use crate::log::{info, warn};
 use crate::panic::{self, Caught};
-use crate::registry::signals::first;
+use crate::race::first;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Advice, Error, Result};
 use crate::sync::Mutex;
