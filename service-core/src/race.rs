@@ -24,3 +24,13 @@ pub(crate) async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<O
     })
     .await
 }
+
+/// Returns the output of the one that is ready first. If both are ready, that of `first` counts.
+pub(crate) async fn either<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    std::future::poll_fn(|task| match first.as_mut().poll(task) {
+        Poll::Ready(output) => Poll::Ready(output),
+        Poll::Pending => second.as_mut().poll(task),
+    })
+    .await
+}
