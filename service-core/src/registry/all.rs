@@ -23,9 +23,6 @@ pub(super) fn registries() -> Vec<ServiceRegistry> {
 
 /// Whether services of another registry than `this` run, of those that `counts`.
 pub(super) fn another_runs(this: &ServiceRegistry, counts: impl Fn(&ServiceRegistry) -> bool) -> bool {
-    let runs = |other: &ServiceRegistry| {
-        other.inner.services.all().iter().any(|service| service.inner.lock().status.is_running())
-    };
     let mut others = registries().into_iter().filter(|other| !Arc::ptr_eq(&other.inner, &this.inner));
-    others.any(|other| counts(&other) && runs(&other))
+    others.any(|other| counts(&other) && other.inner.services.any_runs())
 }

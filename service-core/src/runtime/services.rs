@@ -217,6 +217,11 @@ impl Services {
         self.list.read().iter().map(|known| known.0.clone()).collect()
     }
 
+    /// Whether any service runs.
+    pub(crate) fn any_runs(&self) -> bool {
+        self.all().iter().any(|service| service.inner.lock().status.is_running())
+    }
+
     /// Adds a service.
     ///
     /// # Errors

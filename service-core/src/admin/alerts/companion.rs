@@ -1,6 +1,5 @@
 //! [`Alerts`]: the alerts of one registry. They are sent from a thread of their own, so that a blocked runtime can be reported.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -41,7 +40,7 @@ pub(crate) struct Alerts {
 }
 
 inventory::submit! {
-    CompanionBuilder { build: |settings, environment| Ok(Arc::new(Alerts::new(settings, environment)?)) }
+    CompanionBuilder { build: |settings, _| Ok(Arc::new(Alerts::new(settings)?)) }
 }
 
 impl RegistryBuilder {
@@ -111,7 +110,7 @@ impl RegistryBuilder {
 }
 
 impl Alerts {
-    fn new(settings: &mut CompanionSettings, _environment: &[(OsString, OsString)]) -> Result<Self> {
+    fn new(settings: &mut CompanionSettings) -> Result<Self> {
         let queues = std::mem::take(&mut settings.get::<AlertSettings>().0);
         let queues = queues.into_iter().map(|queue| queue.map(Arc::new)).collect::<Result<_>>()?;
         Ok(Self { queues, thread: Mutex::default() })
