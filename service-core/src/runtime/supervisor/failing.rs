@@ -157,16 +157,7 @@ impl Supervisor {
         }
         let exit = match decision {
             Decision::Regular => {
-                self.woken = false;
-                service.update(|state| {
-                    // A start that waits for `ready` has been tried, so it is not healthy because of its length only.
-                    state.status.reach(StartPhase::Attempted);
-                    state.status.activity = Activity::Waiting;
-                    service.notify_waiters(state);
-                });
-                let now = Instant::now();
-                let (started, ended) = times.unwrap_or((now, now));
-                self.plan_regular(started, ended);
+                self.ignore(times);
                 None
             }
             Decision::GiveUp => {
@@ -280,6 +271,21 @@ impl Supervisor {
         warn!(service.id = %service.id, "restarting with a fresh instance in {}", humanize::short(wait));
         self.back_off(wait, Some(WaitReason::Restart));
         None
+    }
+
+    /// Leaves the failure without a consequence: the service waits for the next regular run.
+    fn ignore(&mut self, times: Option<Times>) {
+        self.woken = false;
+        let service = &self.cx.service;
+        service.update(|state| {
+            // A start that waits for `ready` has been tried, so it is not healthy because of its length only.
+            state.status.reach(StartPhase::Attempted);
+            state.status.activity = Activity::Waiting;
+            service.notify_waiters(state);
+        });
+        let now = Instant::now();
+        let (started, ended) = times.unwrap_or((now, now));
+        self.plan_regular(started, ended);
     }
 
     /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.
