@@ -43,7 +43,7 @@ pub(crate) fn catch_future<F: Future + ?Sized>(mut future: Pin<&mut F>) -> impl 
     })
 }
 
-/// Awaits a future of user code for at most `limit`, then drops it. Catches the panics of both. `None`: it has not ended
+/// Awaits a future of user code for at most `limit`, and drops it. Catches the panics of both. `None`: it has not ended
 /// in time.
 pub(crate) async fn catch_within<T>(
     limit: Duration,

@@ -10,7 +10,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     known.filter(|(far, known)| is_near(*far, known)).min().map(|(_, known)| known)
 }
 
-/// The question after an unknown name, as the end of a sentence: ``, did you mean `near`?`` Empty if no name is near.
+/// The end of a sentence about an unknown name: ``, did you mean `near`?`` Empty if no known name is near.
 pub(crate) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"))
 }

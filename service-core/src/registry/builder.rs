@@ -525,7 +525,8 @@ fn apply_options_by_id(
     // Those of one override those for all.
     options.sort_by_cached_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
     for (name, _) in apply_options(registrations, options) {
-        problems.push(unknown_options(&name, registrations));
+        let hint = suggest::hint(&name, registrations.iter().map(|registration| registration.id.as_str()));
+        problems.push(format!("`options_of` names `{name}`, but no service has that id{hint}"));
     }
 }
 
@@ -564,12 +565,6 @@ fn register_all(
     }
     problems.extend(dependencies::check(&services, &[], &wrong));
     services
-}
-
-/// The message about options for a service that does not exist.
-fn unknown_options(name: &str, registrations: &[Registration]) -> String {
-    let hint = suggest::hint(name, registrations.iter().map(|registration| registration.id.as_str()));
-    format!("`options_of` names `{name}`, but no service has that id{hint}")
 }
 
 /// The error of [`RegistryBuilder::build`]: all mistakes that were found. The methods return it inside an [`Error`]:

@@ -1,5 +1,5 @@
-//! What is checked before services are registered: what their options need, their ids, and whether all expected services
-//! are linked.
+//! What is checked before services are registered: what their options need, their ids, and whether all expected
+//! services are linked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
