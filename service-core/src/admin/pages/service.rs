@@ -9,11 +9,12 @@ use futures_util::future;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use crate::admin::api::{Run, last_runs, read_overrides};
+use crate::admin::api::{Run, last_runs};
 use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::commands::Command;
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
+use crate::admin::overrides::read_overrides;
 use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{audit_table, author, data_table, duration, next_run, status, strip, time};
 use crate::admin::pages::replicas::{name, renewed, sign, without_database};
