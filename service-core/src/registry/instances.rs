@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Sources;
-use crate::runtime::registration::{ONLY_ONE, Registration};
+use crate::runtime::fit::ONLY_ONE;
+use crate::runtime::registration::Registration;
 
 /// Replaces each registration with `instances` above one by that many. Adds what is wrong to `problems`.
 pub(crate) fn repeat(

@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use crate::registry::register::unknown;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::registration::{READY_MADE_HAS_FAILED, RegisteredService, ready_made_has_ended};
+use crate::runtime::factory::{READY_MADE_HAS_FAILED, ready_made_has_ended};
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
