@@ -16,7 +16,6 @@ use std::time::Duration;
 use axum::response::sse::Event;
 use futures_core::Stream;
 use futures_util::StreamExt;
-use futures_util::future::{self, Either};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
@@ -24,6 +23,7 @@ use tokio::task::coop;
 use tokio::time::Instant;
 
 use crate::observe::health::ServiceHealth;
+use crate::race::first;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::{self, ServiceEvent, ServiceEventKind};
 use crate::sync::Mutex;
@@ -185,14 +185,7 @@ struct StreamReader {
 impl StreamReader {
     /// Returns the next messages; an error is the last message; `None`: the server stops.
     async fn next(&mut self) -> Option<Result<Vec<Event>, Event>> {
-        let received = {
-            let (frame, closed) = (pin!(self.frames.recv()), pin!(self.closed.changed()));
-            match future::select(frame, closed).await {
-                Either::Left((received, _)) => received,
-                Either::Right(_) => return None,
-            }
-        };
-        match received {
+        match first(self.frames.recv(), async { _ = self.closed.changed().await }).await? {
             Ok(frame) => {
                 let concerns = |message: &&Message| {
                     self.query

@@ -215,11 +215,6 @@ impl ServiceOptions {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
     }
 
-    /// The place of the requester id.
-    pub(crate) fn origin(&self) -> Arc<Origin> {
-        Self::origin_at(self.location)
-    }
-
     /// The place of a value.
     pub(crate) fn origin_at(location: &Location<'_>) -> Arc<Origin> {
         Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", location.file(), location.line()))

@@ -250,7 +250,7 @@ impl<'a> Resolver<'a> {
         if let Some(code) = target.code
             && let Some(id) = &code.requester_id
         {
-            let place = code.origin().place.clone();
+            let place = ServiceOptions::origin_at(code.location).place.clone();
             provenance.push(Provenance { place, ..Provenance::new("requester_id", id.clone(), Layer::Code) });
         }
         Ok(Resolved {

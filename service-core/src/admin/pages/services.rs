@@ -94,7 +94,7 @@ fn row(app: &App, health: &ServiceHealth, now: SystemTime, root: &Root) -> Marku
                 a.id href=(root.link(&format!("ui/services/{id}"))) { (id) }
                 " " (status(health.status))
                 @if health.state == ServiceState::Standby { " " a.state href=(root.link("ui/replicas")) { "standby" } }
-                @else if health.state.as_str() != "running" { " " span.state { (health.state.in_words()) } }
+                @else if health.state != ServiceState::Running { " " span.state { (health.state.in_words()) } }
                 @if !health.labels.is_empty() { " " span.labels { (labels::text(&health.labels)) } }
                 @if let Some(reason) = &health.reason { p.reason { (reason) } }
             }
