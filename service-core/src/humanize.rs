@@ -1,6 +1,6 @@
 //! Text for humans: durations in the units of the configuration (`1h 30m`) and in sentences (`1 h 30 min`), and lists.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
@@ -63,6 +63,28 @@ pub(crate) fn long(duration: Duration) -> String {
     }
 }
 
+/// A time as its distance from `now`, in whole seconds: `in 5 min`, `42 s ago`, `now`.
+pub(crate) fn relative(at: SystemTime, now: SystemTime) -> String {
+    match now.duration_since(at).map(whole) {
+        Ok(Duration::ZERO) => "now".to_owned(),
+        Ok(ago) => format!("{} ago", long(ago)),
+        Err(later) => match whole(later.duration()) {
+            Duration::ZERO => "now".to_owned(),
+            ahead => format!("in {}", long(ahead)),
+        },
+    }
+}
+
+/// A duration in whole seconds, where tenths of a second are noise.
+pub(crate) fn whole(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
+}
+
+/// A number of services: `1 service`, `3 services`.
+pub(crate) fn services(count: usize) -> String {
+    if count == 1 { "1 service".to_owned() } else { format!("{count} services") }
+}
+
 /// A list of alternatives: `"a", "b" or "c"`.
 pub(crate) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| format!("\"{word}\"")).collect();
@@ -91,6 +113,22 @@ mod tests {
         }
         assert_eq!(short(Duration::from_micros(1_234_567)), "1s 234ms");
         assert_eq!(short(Duration::from_millis(90_600)), "1m 31s");
+    }
+
+    #[test]
+    fn a_time_is_its_distance_from_now_in_whole_seconds() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (millis, words) in [
+            (998_900, "1 s ago"),
+            (999_100, "now"),
+            (1_000_000, "now"),
+            (1_000_900, "now"),
+            (1_001_900, "in 1 s"),
+            (1_320_000, "in 5 min 20 s"),
+        ] {
+            assert_eq!(relative(at(millis), now), words, "{millis}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod log;
 mod metrics;
 mod observe;
 mod panic;
+mod race;
 mod registry;
 mod rfc3339;
 mod runtime;

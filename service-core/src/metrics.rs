@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Unit, with_recorder};
@@ -60,16 +60,10 @@ inventory::submit! {
     CompanionBuilder { build: |_, _| Ok(Arc::new(MetricsFacade::default())) }
 }
 
-impl MetricsFacade {
-    fn task(&self) -> MutexGuard<'_, Option<Task>> {
-        self.task.lock()
-    }
-}
-
 impl Companion for MetricsFacade {
     fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let mut task = self.task();
+            let mut task = self.task.lock();
             // On virtual time, a task that wakes every second would make a test of a month slow.
             let is_virtual = registry.inner.services.shared.clock.is_virtual();
             if is_virtual || task.as_ref().is_some_and(|task| !task.handle.is_finished()) {
@@ -91,7 +85,7 @@ impl Companion for MetricsFacade {
 
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(task) = self.task().take() else { return };
+            let Some(task) = self.task.lock().take() else { return };
             task.handle.abort();
             // What happened since the last time, and the states after the shutdown.
             record(&task.registry, &self.recorded);

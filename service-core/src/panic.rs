@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Once;
 use std::task::Poll;
+use std::time::Duration;
 
 /// The result of a call to user code.
 #[derive(Debug)]
@@ -40,6 +41,19 @@ pub(crate) fn catch_future<F: Future + ?Sized>(mut future: Pin<&mut F>) -> impl 
         Caught::Returned(polled) => polled.map(Caught::Returned),
         Caught::Panicked(message) => Poll::Ready(Caught::Panicked(message)),
     })
+}
+
+/// Awaits a future of user code for at most `limit`, and drops it. Catches the panics of both. `None`: it has not ended
+/// in time.
+pub(crate) async fn catch_within<T>(
+    limit: Duration,
+    mut future: Pin<Box<dyn Future<Output = T> + Send>>,
+) -> Option<Caught<T>> {
+    let result = tokio::time::timeout(limit, catch_future(future.as_mut())).await.ok();
+    match catch(|| drop(future)) {
+        Caught::Returned(()) => result,
+        Caught::Panicked(message) => Some(Caught::Panicked(message)),
+    }
 }
 
 /// Returns the message of a panic.

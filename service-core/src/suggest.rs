@@ -10,6 +10,11 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     known.filter(|(far, known)| is_near(*far, known)).min().map(|(_, known)| known)
 }
 
+/// The end of a sentence about an unknown name: ``, did you mean `near`?`` Empty if no known name is near.
+pub(crate) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"))
+}
+
 /// Whether `name` is probably `near` with a typing mistake. A short name is near to many words: `relay` is not a misspelt
 /// `delay`.
 pub(crate) fn is_probably(name: &str, near: &str) -> bool {

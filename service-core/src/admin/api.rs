@@ -1,4 +1,4 @@
-//! What can be read of services: health, runs, explanation, overrides, audit, events.
+//! What can be read of services: health, runs, explanation, audit, events.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
@@ -14,14 +14,13 @@ use futures_util::{StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
-use crate::admin::commands::Overridden;
 use crate::admin::error::ApiResult;
 use crate::admin::events::EventsQuery;
 use crate::admin::input::{Asked, Parameters};
 use crate::observe::explain::Explanation;
 use crate::observe::health::ServiceHealth;
 use crate::rfc3339;
-use crate::runtime::operator_store::{AuditEntry, AuditPage, StoredOverride};
+use crate::runtime::operator_store::{AuditEntry, AuditPage};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::service::failure::FailureKind;
 
@@ -102,30 +101,6 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
         }
     };
     records.into_iter().map(show).collect()
-}
-
-/// `GET /services/{id}/overrides`
-pub(crate) async fn overrides(
-    State(app): AppState,
-    Parameters([id]): Parameters<1>,
-) -> ApiResult<Json<Vec<StoredOverride>>> {
-    Overridden::find(&app, &id)?;
-    Ok(Json(read_overrides(&app, &id).await?))
-}
-
-/// Returns the overrides of a service. The values of secrets are hidden.
-pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredOverride>> {
-    let Some(store) = app.store() else { return Ok(Vec::new()) };
-    let id = id.to_owned();
-    let registry = app.registry.clone();
-    let mut all = app.read(async move { store.overrides(&registry.inner.services, &id).await }).await?;
-    for one in &mut all {
-        // Only the type of the service declares which of its own settings are secret, so only options are shown.
-        if !crate::config::is_option(&one.key) && one.key != "paused" {
-            one.value = "•••".into();
-        }
-    }
-    Ok(all)
 }
 
 /// The query of `GET /audit`.

@@ -1,7 +1,7 @@
 //! [`App`]: what every handler needs. [`Core`]: what all servers of one registry share.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
-use crate::admin::events::Events;
+use crate::admin::events::EventReaders;
 use crate::admin::samples::WorkSamples;
 use crate::humanize;
 use crate::log::{info, warn};
@@ -34,7 +34,7 @@ pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// What all servers of one registry share.
 pub(crate) struct Core {
-    pub(crate) events: Arc<Events>,
+    pub(crate) events: Arc<EventReaders>,
     pub(crate) samples: Arc<WorkSamples>,
     pub(crate) metrics: Vec<RenderMetrics>,
     /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the
@@ -53,10 +53,6 @@ impl Core {
             audit: Mutex::default(),
             newest: Mutex::new(SystemTime::UNIX_EPOCH),
         }
-    }
-
-    fn audit(&self) -> MutexGuard<'_, VecDeque<AuditEntry>> {
-        self.audit.lock()
     }
 
     /// Returns the time of a new entry. The clock of a database counts milliseconds: entries of one millisecond stay in
@@ -91,6 +87,11 @@ impl App {
         self.registry.get(id).ok_or_else(|| ApiError::no_service(id))
     }
 
+    /// Returns the present time, by the clock of the services.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.registry.inner.services.shared.clock.wall_now()
+    }
+
     /// Awaits `work` on the runtime of the services: connections to a database belong to it. If the request is dropped,
     /// the work continues.
     ///
@@ -103,7 +104,7 @@ impl App {
     {
         // Before the first start, on the runtime of the request: a request must not decide where the services run.
         let runtime = self.registry.inner.home.current().unwrap_or_else(Handle::current);
-        runtime.spawn(work).await.map_err(|error| ApiError::unavailable(&Error::new(error)))
+        runtime.spawn(work).await.map_err(|error| ApiError::unavailable(Error::new(error)))
     }
 
     /// Reads from the database, on the runtime of the services, within 2 s.
@@ -138,7 +139,7 @@ impl App {
             if begun.elapsed() < limit { Some(read.await) } else { None }
         };
         match tokio::time::timeout(limit, self.on_home(read)).await.unwrap_or(Ok(None))? {
-            Some(read) => read.map_err(|error| ApiError::unavailable(&error)),
+            Some(read) => read.map_err(ApiError::unavailable),
             None => Err(unavailable(format!(
                 "no answer within {}: the database does not answer, or the runtime of the services is blocked",
                 humanize::long(limit)
@@ -158,7 +159,7 @@ impl App {
         let entry = AuditEntry::new(at, subject, action, detail, by, why);
         info!(service.id = %subject, "{action} by {by}: {why} {}", entry.detail);
         {
-            let mut audit = self.core.audit();
+            let mut audit = self.core.audit.lock();
             if audit.len() == AUDIT_IN_MEMORY {
                 audit.pop_front();
             }
@@ -176,24 +177,23 @@ impl App {
     /// Returns the time by the database's clock, which all processes share; by that of this process if it does not
     /// answer.
     async fn now_by(&self, store: Option<&dyn OperatorStore>, deadline: Instant) -> SystemTime {
-        let services = &self.registry.inner.services;
         if let Some(store) = store
-            && let Ok(Ok(now)) = tokio::time::timeout_at(deadline, store.now(services)).await
+            && let Ok(Ok(now)) = tokio::time::timeout_at(deadline, store.now(&self.registry.inner.services)).await
         {
             return now;
         }
-        services.shared.clock.wall_now()
+        self.now()
     }
 
     /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back
     /// the others.
     async fn write_audit(&self, store: &dyn OperatorStore, deadline: Instant) -> Result<()> {
-        let entries: Vec<AuditEntry> = self.core.audit().iter().rev().cloned().collect();
+        let entries: Vec<AuditEntry> = self.core.audit.lock().iter().rev().cloned().collect();
         let write_all = async {
             let mut result = Ok(());
             for entry in &entries {
                 match store.record(&self.registry.inner.services, entry).await {
-                    Ok(()) => self.core.audit().retain(|kept| kept.id != entry.id),
+                    Ok(()) => self.core.audit.lock().retain(|kept| kept.id != entry.id),
                     Err(error) => result = Err(error),
                 }
             }
@@ -236,7 +236,7 @@ impl App {
 
     /// Returns entries in memory, the newest first.
     fn audit_in_memory(&self, page: &AuditPage) -> Vec<AuditEntry> {
-        let audit = self.core.audit();
+        let audit = self.core.audit.lock();
         let is_older = |entry: &&AuditEntry| page.before.as_ref().is_none_or(|before| entry.id < *before);
         let is_of = |entry: &&AuditEntry| page.subject.as_ref().is_none_or(|subject| entry.subject == *subject);
         let found = audit.iter().rev().filter(is_older).filter(is_of);

@@ -30,7 +30,7 @@ impl ApiError {
     }
 
     /// The state of the service, or of the program, does not allow the command.
-    pub(crate) fn conflict(error: &Error) -> Self {
+    pub(crate) fn conflict(error: Error) -> Self {
         Self::new(StatusCode::CONFLICT, format!("{error:#}"))
     }
 
@@ -40,7 +40,7 @@ impl ApiError {
     }
 
     /// The database, or the runtime of the services, does not answer.
-    pub(crate) fn unavailable(error: &Error) -> Self {
+    pub(crate) fn unavailable(error: Error) -> Self {
         let is_stored = error.find::<NotApplied>().is_some();
         Self { is_stored, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")) }
     }

@@ -1,4 +1,4 @@
-//! [`Events`]: the events of services, as server-sent events for all readers.
+//! [`EventReaders`]: the events of services, as server-sent events for all readers.
 //!
 //! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a
 //! second is sent. One task collects the events for all readers, and only while there are readers. It does not wait for
@@ -16,7 +16,6 @@ use std::time::Duration;
 use axum::response::sse::Event;
 use futures_core::Stream;
 use futures_util::StreamExt;
-use futures_util::future::{self, Either};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
@@ -24,6 +23,7 @@ use tokio::task::coop;
 use tokio::time::Instant;
 
 use crate::observe::health::ServiceHealth;
+use crate::race::first;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::{self, ServiceEvent, ServiceEventKind};
 use crate::sync::Mutex;
@@ -68,18 +68,13 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The readers of the events of one registry.
-pub(crate) struct Events {
+#[derive(Default)]
+pub(crate) struct EventReaders {
     /// `None`: the task does not run.
     frames: Mutex<Option<broadcast::Sender<Frame>>>,
     wanting_health: AtomicUsize,
     /// Every stream ends when this changes.
     closed: watch::Sender<()>,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        Self { frames: Mutex::default(), wanting_health: AtomicUsize::new(0), closed: watch::Sender::default() }
-    }
 }
 
 /// The query of `GET /events`.
@@ -92,7 +87,7 @@ pub(crate) struct EventsQuery {
     health: bool,
 }
 
-impl Events {
+impl EventReaders {
     /// Ends all streams. Later ones are possible.
     pub(crate) fn close(&self) {
         // There may be no reader.
@@ -155,7 +150,7 @@ impl Events {
 }
 
 /// Held by the task. If its runtime ends, the next reader starts a new task.
-struct Running(Arc<Events>);
+struct Running(Arc<EventReaders>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -164,10 +159,10 @@ impl Drop for Running {
 }
 
 /// Held by a reader that wants the health of services.
-struct WantsHealth(Arc<Events>);
+struct WantsHealth(Arc<EventReaders>);
 
 impl WantsHealth {
-    fn new(events: Arc<Events>) -> Self {
+    fn new(events: Arc<EventReaders>) -> Self {
         events.wanting_health.fetch_add(1, Ordering::Relaxed);
         Self(events)
     }
@@ -190,14 +185,7 @@ struct StreamReader {
 impl StreamReader {
     /// Returns the next messages; an error is the last message; `None`: the server stops.
     async fn next(&mut self) -> Option<Result<Vec<Event>, Event>> {
-        let received = {
-            let (frame, closed) = (pin!(self.frames.recv()), pin!(self.closed.changed()));
-            match future::select(frame, closed).await {
-                Either::Left((received, _)) => received,
-                Either::Right(_) => return None,
-            }
-        };
-        match received {
+        match first(self.frames.recv(), async { _ = self.closed.changed().await }).await? {
             Ok(frame) => {
                 let concerns = |message: &&Message| {
                     self.query
@@ -245,7 +233,7 @@ impl Collector<()> {
 
 impl<E: Stream<Item = ServiceEvent> + Unpin> Collector<E> {
     /// Takes the events that are there, and returns the messages that are due.
-    fn look(&mut self, readers: &Events) -> Vec<Message> {
+    fn look(&mut self, readers: &EventReaders) -> Vec<Message> {
         // Not more than there can be at once: services may send them faster than they are taken.
         for _ in 0..events::BACKLOG {
             let Some(event) = self.take() else { break };
@@ -350,7 +338,7 @@ mod tests {
         events.push(event(ServiceEventKind::Aborted));
         events.extend((11..=50).map(run));
         let mut collector = collector(events).await;
-        let messages = collector.look(&Events::default());
+        let messages = collector.look(&EventReaders::default());
         assert_eq!(messages.len(), 1);
         let text = text(messages.into_iter().map(|message| message.event).collect()).await;
         let data: serde_json::Value = serde_json::from_str(text.trim().trim_start_matches("data: ")).expect("JSON");
@@ -364,7 +352,7 @@ mod tests {
     async fn a_service_has_at_most_one_message_a_second() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
         let mut collector = Collector { registry, events: Sent(Vec::new().into_iter()), pending: HashMap::new() };
-        let (readers, mut sent) = (Events::default(), 0);
+        let (readers, mut sent) = (EventReaders::default(), 0);
         for _ in 0..100 {
             collector.events = Sent(vec![event(ServiceEventKind::Aborted)].into_iter());
             sent += collector.look(&readers).len();
@@ -376,7 +364,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn thousands_of_events_between_two_looks_reach_a_reader() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
-        let readers = Arc::new(Events::default());
+        let readers = Arc::new(EventReaders::default());
         let messages = readers.clone().read(registry.clone(), EventsQuery::default());
         let reading = tokio::spawn(messages.collect::<Vec<Event>>());
         for _ in 0..10 {
@@ -395,7 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_does_not_read_is_told_and_dropped() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
-        let readers = Arc::new(Events::default());
+        let readers = Arc::new(EventReaders::default());
         let slow = readers.clone().read(registry.clone(), EventsQuery::default());
         let fast = readers.clone().read(registry.clone(), EventsQuery::default());
         let read = Arc::new(AtomicU64::new(0));

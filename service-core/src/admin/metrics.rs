@@ -66,7 +66,7 @@ fn families(app: &App) -> Families {
         let history = service.inner.lock().history.as_deref().cloned().unwrap_or_default();
         families.histogram(series::DURATION.0, series::DURATION.1, &labels, &history);
     }
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     for (table, counts) in app.core.samples.recent(now) {
         let rows = [
             ("pending", Some(counts.pending)),

@@ -55,6 +55,7 @@ mod health;
 mod input;
 mod metrics;
 mod openapi;
+mod overrides;
 mod pages;
 mod promql;
 mod replicas;

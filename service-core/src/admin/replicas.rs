@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::admin::app::{App, AppState};
 use crate::admin::error::ApiResult;
-use crate::humanize;
+use crate::humanize::{self, whole};
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
 use crate::runtime::leases::{LeaseRow, Leases};
@@ -300,11 +300,6 @@ fn assess(id: &str, is_here: bool, row: Option<&LeaseRow>, replicas: &[Replica])
         }
     }
     service
-}
-
-/// In whole seconds, because rows are not exact to the millisecond.
-pub(crate) fn whole(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use axum::routing::{get, post, put};
 
 use crate::admin::app::SharedApp;
 use crate::admin::error::ApiError;
-use crate::admin::{api, commands, guard, health, metrics, openapi, pages, replicas, work};
+use crate::admin::{api, commands, guard, health, metrics, openapi, overrides, pages, replicas, work};
 
 /// Returns all routes.
 pub(crate) fn router(app: SharedApp) -> Router {
@@ -30,8 +30,8 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/services/{id}", get(api::service))
         .route("/services/{id}/runs", get(api::runs))
         .route("/services/{id}/explain", get(api::explain))
-        .route("/services/{id}/overrides", get(api::overrides))
-        .route("/services/{id}/overrides/{key}", put(commands::put_override).delete(commands::delete_override))
+        .route("/services/{id}/overrides", get(overrides::overrides))
+        .route("/services/{id}/overrides/{key}", put(overrides::put_override).delete(overrides::delete_override))
         .route("/services/{id}/{action}", post(commands::command))
         .route("/work", get(work::tables))
         .route("/work/{table}/failed", get(work::failed))

@@ -4,7 +4,7 @@
 //! each count ends at 10,000. Requests wait for the first counts, until 2 s after the task has begun.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -53,7 +53,7 @@ pub(crate) struct Sample {
 impl WorkSamples {
     /// Returns the last counts of every table.
     pub(crate) fn current(&self) -> BTreeMap<String, Sample> {
-        self.lock().clone()
+        self.by_table.lock().clone()
     }
 
     /// Returns the counts that are not out of date, by table.
@@ -78,7 +78,7 @@ impl WorkSamples {
         if tables.is_empty() {
             return None;
         }
-        let mut began = self.began();
+        let mut began = self.began.lock();
         if began.is_some() {
             return *began;
         }
@@ -130,7 +130,7 @@ impl WorkSamples {
             Ok(_) => table.count_failed(CAP).await,
             Err(_) => Ok(0),
         };
-        let mut by_table = self.lock();
+        let mut by_table = self.by_table.lock();
         let sample = by_table.entry(table.name().to_owned()).or_default();
         match counted {
             Ok(counts) => {
@@ -144,14 +144,6 @@ impl WorkSamples {
             Err(error) => sample.error = Some(format!("{error:#}")),
         }
     }
-
-    fn began(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.began.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
-        self.by_table.lock()
-    }
 }
 
 /// Held by the task. If its runtime ends, the next request starts a new task.
@@ -159,7 +151,7 @@ struct Sampling(Arc<WorkSamples>);
 
 impl Drop for Sampling {
     fn drop(&mut self) {
-        *self.0.began() = None;
+        *self.0.began.lock() = None;
     }
 }
 
@@ -175,7 +167,7 @@ mod tests {
         let (samples, counted) = (WorkSamples::default(), SystemTime::UNIX_EPOCH);
         let counts = WorkCounts { pending: 3, due: 1, in_flight: 0, failed: None, oldest_due_seconds: None };
         let sample = Sample { counts: Some(counts), sampled_at: Some(counted), error: Some("no answer".to_owned()) };
-        samples.lock().insert("parcel".to_owned(), sample);
+        samples.by_table.lock().insert("parcel".to_owned(), sample);
         let is_shown = |after: u64| samples.recent(counted + Duration::from_secs(after)).contains_key("parcel");
         assert_eq!((is_shown(0), is_shown(90), is_shown(91)), (true, true, false));
         assert!(samples.current().contains_key("parcel"), "the pages show it, with its time");

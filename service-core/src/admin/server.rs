@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
-use crate::admin::events::Events;
+use crate::admin::events::EventReaders;
 use crate::admin::runtime_thread::{RuntimeThread, Stop, stopping};
 use crate::log::warn;
-use crate::registry::signals::first;
+use crate::race::first;
 
 /// How long the header of a request may take, and how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     thread: RuntimeThread,
-    events: Arc<Events>,
+    events: Arc<EventReaders>,
 }
 
 impl Server {
@@ -48,7 +48,7 @@ impl Server {
     ///
     /// # Errors
     /// The system has no resources for it.
-    pub(crate) fn start(listener: TcpListener, app: Router, events: Arc<Events>) -> io::Result<Self> {
+    pub(crate) fn start(listener: TcpListener, app: Router, events: Arc<EventReaders>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let thread = RuntimeThread::start("service-admin", |stop| serve(listener, app, stop))?;

@@ -1,16 +1,15 @@
 //! [`Admin`]: the admin interface of one registry. The registry starts it before its services, and stops it after them.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use crate::admin::access::{Access, Exposure, Token};
 use crate::admin::app::{App, Core, RenderMetrics};
 use crate::admin::routes;
 use crate::admin::server::Server;
 use crate::log::info;
-use crate::registry::companion::{CompanionBuilder, CompanionSettings};
+use crate::registry::companion::{CompanionBuilder, CompanionSettings, Environment};
 use crate::registry::service_registry::{Companion, ServiceRegistry};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
@@ -40,7 +39,7 @@ inventory::submit! {
 }
 
 impl Admin {
-    fn new(settings: &mut CompanionSettings, environment: &[(OsString, OsString)]) -> Result<Self> {
+    fn new(settings: &mut CompanionSettings, environment: Environment<'_>) -> Result<Self> {
         let settings = std::mem::take(settings.get::<AdminSettings>());
         let variable = |name: &str| match environment.iter().find(|(known, _)| known == name) {
             Some((_, value)) => match value.to_str().map(str::trim) {
@@ -85,16 +84,12 @@ impl Admin {
 
     /// Returns the address that is served now.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.server().as_ref().map(|server| server.address)
-    }
-
-    fn server(&self) -> MutexGuard<'_, Option<Server>> {
-        self.server.lock()
+        self.server.lock().as_ref().map(|server| server.address)
     }
 
     fn serve(&self, registry: &ServiceRegistry) -> Result<()> {
         let Some(address) = self.address else { return Ok(()) };
-        let mut server = self.server();
+        let mut server = self.server.lock();
         if server.is_some() {
             return Ok(());
         }
@@ -117,7 +112,7 @@ impl Companion for Admin {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        let server = self.server().take();
+        let server = self.server.lock().take();
         Box::pin(async move {
             if let Some(server) = server {
                 server.stop().await;
@@ -191,6 +186,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_variable_that_is_not_utf8_is_an_error_that_names_it() {
+        use std::ffi::OsString;
         use std::os::unix::ffi::OsStringExt;
         for name in ["ADMIN_TOKEN", "ADMIN_ADDR"] {
             let environment = [(name.into(), OsString::from_vec(vec![b's', 0xff]))];
@@ -202,6 +198,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn what_serves_nothing_does_not_read_the_variables() {
+        use std::ffi::OsString;
         use std::os::unix::ffi::OsStringExt;
         for name in ["ADMIN_TOKEN", "ADMIN_ADDR"] {
             let environment = [(name.into(), OsString::from_vec(vec![b's', 0xff]))];

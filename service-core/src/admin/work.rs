@@ -131,9 +131,9 @@ pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> Api
             let which = if keys.is_none() { "all failed rows" } else { "chosen rows" };
             let end = if result.is_ok() { "" } else { ", then it failed" };
             shared.record(table.name(), "retry", format!("{rows} rows ({which}){end}"), &by, &why).await;
-            shared.core.samples.sample_soon(table, shared.registry.inner.services.shared.clock.wall_now()).await;
+            shared.core.samples.sample_soon(table, shared.now()).await;
         }
-        result.map(|()| rows).map_err(|error| ApiError::unavailable(&error))
+        result.map(|()| rows).map_err(ApiError::unavailable)
     };
     app.on_home(work).await?
 }

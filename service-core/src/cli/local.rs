@@ -15,9 +15,10 @@ use crate::cli::remote::Done;
 use crate::cli::run_summary::RunSummary;
 use crate::cli::terminal::Terminal;
 use crate::observe::explain::Explanation;
+use crate::race::first;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::registry::signals::{first, listen};
+use crate::registry::signals::listen;
 
 /// A service of this program.
 #[derive(Serialize)]

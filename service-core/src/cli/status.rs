@@ -1,13 +1,13 @@
 //! Health as text: the services in trouble come first, each with its reason.
 
 use std::cmp::Reverse;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cli::run_summary;
 use crate::cli::terminal::{self, Terminal};
-use crate::humanize;
+use crate::humanize::{self, relative};
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::rfc3339;
 use crate::runtime::labels;
@@ -44,11 +44,10 @@ pub(crate) fn sort(services: &mut [ServiceHealth]) {
 /// Shows all services, in the order given: those that need attention with the reason, then a table of the healthy ones.
 pub(crate) fn overview(services: &[ServiceHealth], now: SystemTime, terminal: Terminal) -> String {
     let count = |status| services.iter().filter(|health| health.status == status).count();
-    let parts =
-        [HealthStatus::Unhealthy, HealthStatus::Degraded, HealthStatus::Healthy].map(|status| (count(status), status));
+    let parts = HealthStatus::ALL.into_iter().rev().map(|status| (count(status), status));
     let parts: Vec<String> =
-        parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, status)| format!("{count} {status}")).collect();
-    let total = if services.len() == 1 { "1 service".to_owned() } else { format!("{} services", services.len()) };
+        parts.filter(|(count, _)| *count > 0).map(|(count, status)| format!("{count} {status}")).collect();
+    let total = humanize::services(services.len());
     let mut text = terminal
         .paragraph(0, &format!("{total}: {}", if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }));
     let (well, ill): (Vec<_>, Vec<_>) = services.iter().partition(|health| health.status == HealthStatus::Healthy);
@@ -64,12 +63,12 @@ pub(crate) fn overview(services: &[ServiceHealth], now: SystemTime, terminal: Te
         return text;
     }
     text += "\n";
-    text += &terminal.paint(HealthStatus::Healthy, &symbol(HealthStatus::Healthy, "healthy"));
+    text += &terminal.paint(HealthStatus::Healthy, &format!("{} healthy", HealthStatus::Healthy.sign()));
     text += "\n";
     let time = |at: Option<SystemTime>| at.map_or_else(|| "-".to_owned(), |at| relative(at, now));
     if terminal.has_columns(WIDE) {
         let row = |health: &&ServiceHealth| {
-            let (state, runs) = (state(health), health.runs.to_string());
+            let (state, runs) = (health.state.in_words(), health.runs.to_string());
             [title(health), state, time(health.last_success), time(health.next_run), runs]
         };
         let header = ["SERVICE", "STATE", "LAST SUCCESS", "NEXT RUN", "RUNS"];
@@ -127,12 +126,13 @@ pub(crate) fn one(health: &ServiceHealth, runs: &[Run], now: SystemTime, termina
 /// Describes a service in a line, after a command.
 pub(crate) fn line(health: &ServiceHealth) -> String {
     let reason = health.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-    terminal::clean(&format!("{} is {}, {}{reason}\n", health.service_id, state(health), health.status))
+    terminal::clean(&format!("{} is {}, {}{reason}\n", health.service_id, health.state.in_words(), health.status))
 }
 
 /// The line above the details of a service.
 fn heading(health: &ServiceHealth, terminal: Terminal) -> String {
-    let status = symbol(health.status, &format!("{}  {}, {}", title(health), health.status, state(health)));
+    let (sign, state) = (health.status.sign(), health.state.in_words());
+    let status = format!("{sign} {}  {}, {state}", title(health), health.status);
     terminal.paragraph(0, &status).lines().map(|line| terminal.paint(health.status, line) + "\n").collect()
 }
 
@@ -146,19 +146,6 @@ fn title(health: &ServiceHealth) -> String {
         title += " (optional)";
     }
     title
-}
-
-fn state(health: &ServiceHealth) -> String {
-    health.state.to_string().replace('_', " ")
-}
-
-fn symbol(status: HealthStatus, text: &str) -> String {
-    let symbol = match status {
-        HealthStatus::Healthy => "●",
-        HealthStatus::Degraded => "▲",
-        HealthStatus::Unhealthy => "✖",
-    };
-    format!("{symbol} {text}")
 }
 
 /// Whether the reason says this error already.
@@ -186,22 +173,8 @@ fn next(health: &ServiceHealth, now: SystemTime) -> String {
     }
 }
 
-fn relative(at: SystemTime, now: SystemTime) -> String {
-    match now.duration_since(at) {
-        Ok(ago) if ago < Duration::from_secs(1) => "now".to_owned(),
-        Ok(ago) => format!("{} ago", humanize::long(whole(ago))),
-        Err(later) if later.duration() < Duration::from_secs(1) => "now".to_owned(),
-        Err(later) => format!("in {}", humanize::long(whole(later.duration()))),
-    }
-}
-
 fn absolute(at: SystemTime, now: SystemTime) -> String {
     format!("{} ({})", relative(at, now), rfc3339::seconds(at))
-}
-
-/// Tenths of a second are noise here.
-fn whole(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
 }
 
 #[cfg(test)]

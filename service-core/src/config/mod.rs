@@ -18,6 +18,7 @@ mod kinds;
 mod layers;
 mod merge;
 pub(crate) mod options;
+mod resolved;
 mod resolver;
 mod secrets;
 mod settings;
@@ -38,7 +39,9 @@ pub(crate) use descriptor::{POSSIBLE, SettingsType, UNDECLARED, settings};
 pub(crate) use keys::is_option;
 pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolver::{KeptValues, PendingChange, Provenance, Resolved, Row, Target};
+pub(crate) use resolved::{PendingChange, Provenance, Resolved};
+#[allow(unused_imports, reason = "the tables' layers name them")]
+pub(crate) use resolver::{KeptValues, Row, Target};
 #[cfg(feature = "database")]
 pub(crate) use secrets::redact_url;
 pub(crate) use settings::Settings;

@@ -55,8 +55,6 @@ pub(crate) struct Options {
     pub(crate) enabled: bool,
     /// Set if one replica at a time runs the service: how long its lease lasts. Default: every process runs it.
     pub(crate) lease: Option<Duration>,
-    /// The requester id, if it differs from that of the registry. Only code sets it. Default: none.
-    pub(crate) requester_id: Option<String>,
 }
 
 /// The `lease` of a service with `scope = "cluster"`.
@@ -85,7 +83,6 @@ impl Default for Options {
             rate_limit: None,
             enabled: true,
             lease: None,
-            requester_id: None,
         }
     }
 }
@@ -216,11 +213,6 @@ impl ServiceOptions {
     #[expect(clippy::new_without_default, reason = "explanations name the place of the call")]
     pub fn new() -> Self {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
-    }
-
-    /// The place of the requester id.
-    pub(crate) fn origin(&self) -> Arc<Origin> {
-        Self::origin_at(self.location)
     }
 
     /// The place of a value.

@@ -13,14 +13,16 @@ use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
-use super::layers::{Layer, Origin, Precedence, is_set_for_all};
+use super::layers::{Layer, Origin, Precedence};
 use super::merge::merge;
-use super::secrets::{REDACTED, is_secret};
+use super::resolved::{Provenance, Resolved, is_schedule};
+use super::secrets::is_secret;
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::{CatchUp, LongRun, Schedule};
+use crate::service::secret::REDACTED;
 use crate::suggest::{distance, is_mostly, is_probably, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.
@@ -70,97 +72,6 @@ impl<'a> Target<'a> {
     pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
         Self { id, descriptor, code, undeclared: false, kept: None }
     }
-}
-
-/// The place of the value of an option, and the values that it hides.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Provenance {
-    pub(crate) key: &'static str,
-    pub(crate) value: String,
-    pub(crate) layer: Layer,
-    pub(crate) place: String,
-    /// The values of lower layers, the highest first. Those of a schedule may have another key.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) shadowed: Vec<Provenance>,
-}
-
-/// The configuration of one service.
-#[derive(Clone, Debug)]
-pub(crate) struct Resolved {
-    pub(crate) options: Arc<Options>,
-    /// Every option that a layer sets, in the order of the documentation.
-    pub(crate) provenance: Vec<Provenance>,
-    /// The service's own settings.
-    pub(crate) settings: Settings,
-    /// The errors of the rows that were left out.
-    pub(crate) rejected: Vec<ConfigError>,
-    /// What is accepted, but probably not intended.
-    pub(crate) warnings: Vec<String>,
-}
-
-impl Resolved {
-    /// Every option in effect, in the order of the documentation, with its place, for `explain`. `now` are the current
-    /// options: where they differ from the layers, the service itself changed them.
-    pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
-        let explain = |key: &'static Key| {
-            let value = key.kind.show(now)?;
-            // `on_demand = false` is no schedule.
-            let same = |set: &&Provenance| {
-                set.key == key.name || (key.is_schedule() && is_schedule(set.key) && set.value != "false")
-            };
-            let set = self.provenance.iter().find(same);
-            if key.kind.show(&self.options).as_ref() == Some(&value) {
-                return Some(set.cloned().unwrap_or_else(|| Provenance::new(key.name, value, Layer::Default)));
-            }
-            let below = set.map(|set| (Provenance { shadowed: Vec::new(), ..set.clone() }, set.shadowed.clone()));
-            let shadowed = below.into_iter().flat_map(|(set, rest)| std::iter::once(set).chain(rest)).collect();
-            Some(Provenance { shadowed, ..Provenance::new(key.name, value, Layer::Running) })
-        };
-        keys::options().filter_map(explain).collect()
-    }
-}
-
-/// A change of the file that needs a restart of the program.
-pub(crate) struct PendingChange {
-    pub(crate) key: &'static str,
-    /// The value after a restart.
-    pub(crate) value: String,
-    /// Where it is set.
-    pub(crate) place: String,
-}
-
-impl Resolved {
-    /// Returns the options that another value replaces after a restart: `new` is the configuration as it will be then.
-    pub(crate) fn pending_changes(&self, new: &Self) -> Vec<PendingChange> {
-        let changed = |key: &'static Key| {
-            let value =
-                key.kind.show(&new.options).filter(|value| key.kind.show(&self.options).as_ref() != Some(value))?;
-            let set = new.provenance.iter().find(|set| set.key == key.name);
-            let place = set.map_or_else(|| Layer::Default.to_string(), |set| set.place.clone());
-            Some(PendingChange { key: key.name, value, place })
-        };
-        keys::options().filter(|key| key.is_read_at_start()).filter_map(changed).collect()
-    }
-}
-
-impl Provenance {
-    /// Whether the value was set for all services at once.
-    pub(crate) fn is_for_all(&self) -> bool {
-        self.layer == Layer::Defaults || is_set_for_all(self.layer, &self.place)
-    }
-
-    /// The key and its place, for an error.
-    pub(crate) fn setting(&self, service: &str) -> Box<Setting> {
-        Setting::new(service, self.key, &Origin::new(self.layer, self.place.as_str()))
-    }
-
-    fn new(key: &'static str, value: String, layer: Layer) -> Self {
-        Self { key, value, layer, place: layer.to_string(), shadowed: Vec::new() }
-    }
-}
-
-fn is_schedule(key: &str) -> bool {
-    keys::find(key).is_some_and(Key::is_schedule)
 }
 
 /// The value of one option in one layer.
@@ -309,10 +220,8 @@ impl<'a> Resolver<'a> {
     }
 
     pub(super) fn finish(mut self, target: Target<'_>, file: &str) -> Result<Resolved, Vec<ConfigError>> {
-        let code = target.code;
         self.check_own(target);
-        let requester_id = code.and_then(|code| code.requester_id.clone());
-        let mut options = Options { requester_id, ..Options::default() };
+        let mut options = Options::default();
         let is_long = target.descriptor.long_running;
         if is_long {
             options.schedule = Schedule::LongRun(LongRun::default());
@@ -338,8 +247,10 @@ impl<'a> Resolver<'a> {
             return Err(self.errors);
         }
         let mut provenance = self.provenance(&unused);
-        if let (Some(id), Some(code)) = (&options.requester_id, code) {
-            let place = code.origin().place.clone();
+        if let Some(code) = target.code
+            && let Some(id) = &code.requester_id
+        {
+            let place = ServiceOptions::origin_at(code.location).place.clone();
             provenance.push(Provenance { place, ..Provenance::new("requester_id", id.clone(), Layer::Code) });
         }
         Ok(Resolved {

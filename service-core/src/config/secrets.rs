@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-/// What is shown in place of a secret.
-pub(crate) const REDACTED: &str = "•••";
+use crate::service::secret::REDACTED;
 
 /// Whether the value of a key is a secret: the key ends in `token`, `password`, `secret` or `key`.
 pub(crate) fn is_secret(key: &str) -> bool {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layer, Origin};
-use super::secrets::{REDACTED, is_secret, redact_url};
+use super::secrets::{is_secret, redact_url};
 use crate::humanize;
+use crate::service::secret::REDACTED;
 
 /// A value, with the type in which its layer has it.
 #[derive(Clone, PartialEq)]

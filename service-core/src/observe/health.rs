@@ -34,6 +34,20 @@ pub enum HealthStatus {
     Unhealthy,
 }
 
+impl HealthStatus {
+    /// From the best to the worst.
+    pub(crate) const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Unhealthy];
+
+    /// A sign, so that no colour is needed.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Self::Healthy => "●",
+            Self::Degraded => "▲",
+            Self::Unhealthy => "✖",
+        }
+    }
+}
+
 impl fmt::Display for HealthStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -81,7 +81,7 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
         let help = "1 for the state of the service, 0 for the others.";
         sink.gauge("service_state", help, Some(("state", state.as_str())), truth(state == health.state));
     }
-    for status in [HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy] {
+    for status in HealthStatus::ALL {
         let help = "1 for the health status of the service, 0 for the others.";
         sink.gauge("service_status", help, Some(("status", &status.to_string())), truth(status == health.status));
     }

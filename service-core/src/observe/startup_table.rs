@@ -18,8 +18,7 @@ fn table(services: &Services) -> String {
     let rows = rows(services);
     let mut table = match rows.len() {
         0 => return "no services".to_owned(),
-        1 => "1 service".to_owned(),
-        count => format!("{count} services"),
+        count => humanize::services(count),
     };
     let id_width = rows.iter().map(|row| row.0.len()).max().unwrap_or_default();
     let schedule_width = rows.iter().map(|row| row.1.chars().count()).max().unwrap_or_default();

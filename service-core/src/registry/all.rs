@@ -2,34 +2,27 @@
 //!
 //! Before a forced exit, and before systemd is notified of a stop, the services of the other registries are checked.
 
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::sync::Mutex;
 
 static ALL: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
 
-fn all() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
-    ALL.lock()
-}
-
 /// Adds a registry that was built.
 pub(super) fn add(registry: &Arc<RegistryInner>) {
-    let mut all = all();
+    let mut all = ALL.lock();
     all.retain(|known| known.strong_count() > 0);
     all.push(Arc::downgrade(registry));
 }
 
 /// Returns the registries that were not dropped.
 pub(super) fn registries() -> Vec<ServiceRegistry> {
-    all().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
+    ALL.lock().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect()
 }
 
 /// Whether services of another registry than `this` run, of those that `counts`.
 pub(super) fn another_runs(this: &ServiceRegistry, counts: impl Fn(&ServiceRegistry) -> bool) -> bool {
-    let runs = |other: &ServiceRegistry| {
-        other.inner.services.all().iter().any(|service| service.inner.lock().status.is_running())
-    };
     let mut others = registries().into_iter().filter(|other| !Arc::ptr_eq(&other.inner, &this.inner));
-    others.any(|other| counts(&other) && runs(&other))
+    others.any(|other| counts(&other) && other.inner.services.any_runs())
 }

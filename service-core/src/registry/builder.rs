@@ -1,7 +1,7 @@
 //! [`RegistryBuilder`]: collects services and options before the start, and reports all mistakes at once.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::log::warn;
 
 use crate::config::is_name;
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
+use crate::config::{Inputs, SettingValue, Sources};
 use crate::panic;
 use crate::registry::all;
+use crate::registry::checks::{check_expected, check_ids, check_names, check_resolved, each};
 use crate::registry::companion::{CompanionBuilder, CompanionSettings, LeasesBuilder};
-use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
 use crate::registry::instances;
 use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistry};
@@ -30,13 +30,12 @@ use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
 use crate::runtime::probe::Probe;
-use crate::runtime::registration::{RegisteredAt, RegisteredService, Registration};
-use crate::runtime::resource::{DATABASE, Resource, unknown_need};
+use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::resource::{DATABASE, Resource};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Polls, Shared, SharedStates};
-use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
-use crate::suggest::nearest;
+use crate::suggest;
 use crate::sync::Mutex;
 
 /// Builds a [`ServiceRegistry`]: its services, their configuration, and what they share.
@@ -441,8 +440,7 @@ impl RegistryBuilder {
         let found = ServiceRegistry::discovered();
         for id in self.only.iter().flatten().chain(&self.except) {
             if !found.iter().any(|descriptor| descriptor.id == id) {
-                let hint = nearest(id, found.iter().map(|descriptor| descriptor.id))
-                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+                let hint = suggest::hint(id, found.iter().map(|descriptor| descriptor.id));
                 problems.push(format!("`only` or `except` names `{id}`, but no annotated service has that id{hint}"));
             }
         }
@@ -491,50 +489,6 @@ impl ServiceRegistry {
     }
 }
 
-/// Checks that the registry has what the options of a service need.
-pub(super) fn check_resolved(
-    id: &str,
-    resolved: &Resolved,
-    extension: &dyn Extension,
-    resources: &[Arc<dyn Resource>],
-) -> Result<()> {
-    check_scope(id, resolved, extension)?;
-    check_catch_up(id, resolved, extension)?;
-    match unknown_need(id, resolved, resources) {
-        Some(wrong) => Err(wrong.into()),
-        None => Ok(()),
-    }
-}
-
-/// `scope = "cluster"` needs what decides which replica runs the service.
-fn check_scope(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Result<()> {
-    if resolved.options.lease.is_none() || extension.leases().is_some() {
-        return Ok(());
-    }
-    let place = resolved.provenance.iter().find(|set| set.key == "scope").map_or("", |set| &set.place);
-    let fix = match inventory::iter::<LeasesBuilder>.into_iter().next() {
-        None => {
-            "the feature `cluster` of service-core, which this program was built without: add `features = [\"cluster\"]` to it in \
-             Cargo.toml"
-        }
-        Some(_) => "a database that all replicas share: add `.database(…)` or `.database_url(\"…\")` to the builder",
-    };
-    Err(Error::msg(format!("service `{id}`: `scope = \"cluster\"` ({place}) needs {fix}, or remove `scope`")))
-}
-
-/// `catch_up` needs an extension that stores the last fire.
-fn check_catch_up(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Result<()> {
-    match &resolved.options.schedule {
-        Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
-        _ => return Ok(()),
-    }
-    let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
-    Err(Error::msg(format!(
-        "service `{id}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
-         `.database_url(…)` to the builder, or leave `catch_up` out"
-    )))
-}
-
 /// Gives options to the services that they name. Returns those that name none.
 fn apply_options(
     registrations: &mut [Registration],
@@ -571,7 +525,8 @@ fn apply_options_by_id(
     // Those of one override those for all.
     options.sort_by_cached_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
     for (name, _) in apply_options(registrations, options) {
-        problems.push(unknown_options(&name, registrations));
+        let hint = suggest::hint(&name, registrations.iter().map(|registration| registration.id.as_str()));
+        problems.push(format!("`options_of` names `{name}`, but no service has that id{hint}"));
     }
 }
 
@@ -610,96 +565,6 @@ fn register_all(
     }
     problems.extend(dependencies::check(&services, &[], &wrong));
     services
-}
-
-/// The message about options for a service that does not exist.
-fn unknown_options(name: &str, registrations: &[Registration]) -> String {
-    let hint = nearest(name, registrations.iter().map(|registration| registration.id.as_str()))
-        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-    format!("`options_of` names `{name}`, but no service has that id{hint}")
-}
-
-/// Splits an error into the mistakes in one service's options.
-pub(super) fn each(error: &Error) -> Vec<String> {
-    match error.find::<ConfigErrors>() {
-        Some(errors) => errors.iter().map(ToString::to_string).collect(),
-        None => vec![error.to_string()],
-    }
-}
-
-fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
-    let mut first: BTreeMap<&str, &Registration> = BTreeMap::new();
-    for service in registrations {
-        if let Err(error) = service.check_id() {
-            problems.push(error.to_string());
-        }
-        if let Some(earlier) = first.get(service.id.as_str()) {
-            problems.push(format!(
-                "two services have the id `{}`: {} ({}) and {} ({}); give one of them a `name` or an id of its own, \
-                 or leave the annotated one out with `discover = false` or `.except`",
-                service.id,
-                earlier.descriptor.type_name(),
-                earlier.place,
-                service.descriptor.type_name(),
-                service.place
-            ));
-        } else {
-            first.insert(&service.id, service);
-        }
-    }
-}
-
-/// Checks that no id is the name of another type: the section of that name would configure both.
-fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
-    let mut types: BTreeMap<&str, Vec<&'static ServiceDescriptor>> = BTreeMap::new();
-    for Registration { descriptor, .. } in registrations {
-        let named = types.entry(descriptor.id).or_default();
-        if !named.iter().any(|known| known.is_same(descriptor)) {
-            named.push(descriptor);
-        }
-    }
-    for Registration { id, descriptor, place, .. } in registrations {
-        let named = types.get(id.as_str()).into_iter().flatten();
-        if let Some(other) = named.copied().find(|other| !other.is_same(descriptor)) {
-            problems.push(name_clash(id, descriptor, *place, other));
-        }
-    }
-}
-
-/// The message for a service whose id is the name of another type.
-pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: RegisteredAt, other: &ServiceDescriptor) -> String {
-    format!(
-        "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \
-         would configure both; give the service another id, or the type another `name`",
-        of.type_name(),
-        other.type_name(),
-        format_args!("{}:{}", other.file, other.line),
-    )
-}
-
-/// Checks that every service that `expect_services!` names is linked.
-fn check_expected(registrations: &[Registration], problems: &mut Vec<String>) {
-    let discovered = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
-    let registered = registrations.iter().flat_map(|service| [service.id.as_str(), service.descriptor.id]);
-    let found: BTreeSet<&str> = discovered.chain(registered).collect();
-    for expected in inventory::iter::<ExpectedServices>() {
-        let missing = expected.ids.iter().copied().filter(|id| !found.contains(id));
-        let missing: Vec<String> = missing
-            .map(|id| match nearest(id, found.iter().copied()) {
-                Some(near) => format!("{id} (did you mean `{near}`?)"),
-                None => id.to_owned(),
-            })
-            .collect();
-        if !missing.is_empty() {
-            problems.push(format!(
-                "{}:{} expects services that are not linked into this program: {}; the linker drops crates to which no code \
-                 refers: for the crate of each of these services, write `use that_crate as _;` in main.rs",
-                expected.file,
-                expected.line,
-                missing.join(", ")
-            ));
-        }
-    }
 }
 
 /// The error of [`RegistryBuilder::build`]: all mistakes that were found. The methods return it inside an [`Error`]:

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Sources;
-use crate::runtime::registration::{ONLY_ONE, Registration};
+use crate::runtime::fit::ONLY_ONE;
+use crate::runtime::registration::Registration;
 
 /// Replaces each registration with `instances` above one by that many. Adds what is wrong to `problems`.
 pub(crate) fn repeat(
@@ -47,7 +48,7 @@ fn instances(registration: &Registration, sources: &Sources) -> (u32, String) {
         return one;
     }
     let Ok(resolved) = sources.resolve(registration.target(), &[]) else { return one };
-    let place = resolved.provenance.iter().find(|set| set.key == KEY).map(|set| set.place.clone());
+    let place = resolved.set_by(KEY).map(|set| set.place.clone());
     (resolved.options.instances, place.unwrap_or_default())
 }
 

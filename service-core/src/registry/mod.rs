@@ -6,6 +6,7 @@
 
 mod all;
 pub(crate) mod builder;
+mod checks;
 pub(crate) mod companion;
 mod context;
 pub(crate) mod expect;

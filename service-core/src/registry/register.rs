@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_resolved, name_clash};
+use crate::registry::checks::{check_resolved, name_clash};
 use crate::registry::handle::ServiceHandle;
 use crate::registry::instances;
 use crate::registry::service_registry::ServiceRegistry;
@@ -18,7 +18,7 @@ use crate::runtime::registration::{RegisteredService, Registration};
 use crate::runtime::requests::StopRequest;
 use crate::runtime::services::IdConflict;
 use crate::service::error::{Error, Result};
-use crate::suggest::nearest;
+use crate::suggest;
 
 /// A registration in progress: await it, or call [`start`](Self::start). Before that it does nothing.
 ///
@@ -268,7 +268,6 @@ fn refusal(service: &RegisteredService, conflict: IdConflict) -> Error {
 }
 
 pub(super) fn unknown(id: &str, known: &[String]) -> Error {
-    let hint = nearest(id, known.iter().map(String::as_str))
-        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+    let hint = suggest::hint(id, known.iter().map(String::as_str));
     Error::msg(format!("there is no service `{id}`{hint}"))
 }

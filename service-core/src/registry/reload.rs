@@ -10,7 +10,7 @@ use crate::config::options::Options;
 use crate::config::{ConfigError, KeptValues, PendingChange, Resolved, Sources, Target};
 use crate::log::{error, info, warn};
 use crate::panic::Caught;
-use crate::registry::builder::{check_resolved, each};
+use crate::registry::checks::{check_resolved, each};
 use crate::registry::service_registry::{Reported, ServiceRegistry};
 use crate::runtime::dependencies::{self, Node};
 use crate::runtime::registration::{RegisteredService, group_names};

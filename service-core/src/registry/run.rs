@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::race::first;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -62,7 +63,7 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
         signals::listen(&single.services)?;
         // Either a signal begins a shutdown, or the service ends first.
         let session = single.services.session();
-        let started = signals::first(single.over(), single.services.stopping()).await;
+        let started = first(single.over(), single.services.stopping()).await;
         let result = single.services.shutdown().await.and(started.unwrap_or(Ok(())));
         signals::exit_in_spite_of_blocking_code(&single.services, session, i32::from(result.is_err()));
         result
@@ -110,7 +111,7 @@ pub fn run_until<S: Service>(
     async move {
         let single = Single::build(builder, S::ID).await?;
         let mut started = Ok(());
-        signals::first(token.cancelled(), async { started = single.over().await }).await;
+        first(token.cancelled(), async { started = single.over().await }).await;
         single.services.shutdown().await.and(started)
     }
 }

@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use crate::registry::register::unknown;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::registration::{READY_MADE_HAS_FAILED, RegisteredService, ready_made_has_ended};
+use crate::runtime::factory::{READY_MADE_HAS_FAILED, ready_made_has_ended};
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
@@ -80,11 +81,7 @@ impl ServiceRegistry {
         self.spawn(&runtime, supervisor);
         let reported = async {
             let report = report.await;
-            let ended = |state: &mut RuntimeState| {
-                let status = &state.status;
-                (status.incarnation != incarnation || !status.is_running()).then_some(())
-            };
-            service.inner.until(ended).await;
+            service.inner.until_ended(incarnation).await;
             report
         };
         let report = self.waiting(reported).await;

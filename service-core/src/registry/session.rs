@@ -2,7 +2,6 @@
 //!
 //! A caller that waits for a shutdown holds its session, so it gets the result even if a new start follows at once.
 
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -57,7 +56,7 @@ enum Phase {
 impl Session {
     /// Begins the shutdown. Returns `false` if it had begun already.
     pub(crate) fn close(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let begins = matches!(state.phase, Phase::Open);
         if begins {
             state.phase = Phase::Closing;
@@ -69,12 +68,12 @@ impl Session {
 
     /// Ends the shutdown with this result.
     pub(crate) fn finish(&self, result: Result<()>) {
-        self.lock().phase = Phase::Closed(result);
+        self.state.lock().phase = Phase::Closed(result);
         self.changed.notify_waiters();
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.lock().phase, Phase::Open)
+        matches!(self.state.lock().phase, Phase::Open)
     }
 
     /// The session that follows this one.
@@ -84,7 +83,7 @@ impl Session {
 
     /// A start of all services begins.
     pub(crate) fn begin_start(&self) {
-        let start = &mut self.lock().start;
+        let start = &mut self.state.lock().start;
         if *start != Start::Done {
             *start = Start::OfAll;
         }
@@ -92,7 +91,7 @@ impl Session {
 
     /// The start of all services has failed.
     pub(crate) fn cancel_start(&self) {
-        let start = &mut self.lock().start;
+        let start = &mut self.state.lock().start;
         if *start == Start::OfAll {
             *start = Start::None;
         }
@@ -100,12 +99,12 @@ impl Session {
 
     /// Records that the start of all services has returned.
     pub(crate) fn mark_started(&self) {
-        self.lock().start = Start::Done;
+        self.state.lock().start = Start::Done;
     }
 
     /// Records that one service was started by itself. Returns whether this is what reopens the registry.
     pub(crate) fn mark_one_started(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let reopens = self.is_reopened && state.start == Start::None && matches!(state.phase, Phase::Open);
         if reopens {
             state.start = Start::OfOne;
@@ -115,28 +114,28 @@ impl Session {
 
     /// Whether the start has returned: that of all services, or, after a shutdown, that of one.
     pub(crate) fn is_started(&self) -> bool {
-        matches!(self.lock().start, Start::OfOne | Start::Done)
+        matches!(self.state.lock().start, Start::OfOne | Start::Done)
     }
 
     /// Returns for how long the shutdown has been in progress; `None` if there is none, or if it has finished.
     pub(crate) fn closing_for(&self) -> Option<Duration> {
-        let state = self.lock();
+        let state = self.state.lock();
         if matches!(state.phase, Phase::Closing) { state.closing_since.map(|since| since.elapsed()) } else { None }
     }
 
     /// Returns how long ago the shutdown began, if it has finished.
     pub(crate) fn closed_for(&self) -> Option<Duration> {
-        let state = self.lock();
+        let state = self.state.lock();
         if matches!(state.phase, Phase::Closed(_)) { state.closing_since.map(|since| since.elapsed()) } else { None }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(self.lock().phase, Phase::Closed(_))
+        matches!(self.state.lock().phase, Phase::Closed(_))
     }
 
     /// Records a signal. Returns when the first signal of this session arrived, if this is not the first.
     pub(crate) fn signal(&self, name: &'static str) -> Option<Instant> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let earlier = state.signalled.map(|(_, at)| at);
         state.signalled.get_or_insert_with(|| (name, Instant::now()));
         self.changed.notify_waiters();
@@ -145,7 +144,7 @@ impl Session {
 
     /// Returns the name of the first signal, if one has arrived.
     pub(crate) fn first_signal(&self) -> Option<&'static str> {
-        self.lock().signalled.map(|(name, _)| name)
+        self.state.lock().signalled.map(|(name, _)| name)
     }
 
     /// Whether a caller waits for the shutdown of this session.
@@ -181,15 +180,11 @@ impl Session {
     async fn until<T>(&self, reached: impl Fn(&State) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
-            if let Some(found) = reached(&self.lock()) {
+            if let Some(found) = reached(&self.state.lock()) {
                 return found;
             }
             changed.await;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 

@@ -7,7 +7,6 @@
 //! effect of a signal. A program that starts its services and never waits for their shutdown must still end: the thread
 //! ends it.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::log::{error, info, warn};
 
 use crate::humanize;
+use crate::race::first;
 use crate::registry::all;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
@@ -49,16 +49,6 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     let result = registry.closed().await;
     exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
     result
-}
-
-/// Returns the output of `work`, or `None` if `end` is ready first.
-pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
-    let (mut work, mut end) = (pin!(work), pin!(end));
-    std::future::poll_fn(|task| match work.as_mut().poll(task) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => end.as_mut().poll(task).map(|()| None),
-    })
-    .await
 }
 
 /// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main`

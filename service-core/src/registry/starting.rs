@@ -9,19 +9,29 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::observe::startup_table;
-use crate::registry::handle::START_TIMEOUT;
-use crate::registry::handle::ServiceHandle;
+use crate::registry::handle::{START_TIMEOUT, ServiceHandle};
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
-use crate::runtime::context::{Context, Nominal};
+use crate::runtime::context::Context;
 use crate::runtime::dependencies;
-use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
+use crate::runtime::factory::ready_made_has_ended;
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
 use crate::service::error::{Error, Result};
-use crate::service::outcome::Outcome;
 use crate::service::state::ServiceState;
+
+/// A service that is being started, and its incarnation.
+type Started = (ServiceHandle, u32);
+
+/// What the start of all services has begun.
+struct Begun {
+    started: Vec<Started>,
+    /// Those that an earlier call has started, which was dropped or still waits.
+    elsewhere: Vec<Started>,
+    loops: Vec<Box<Supervisor>>,
+}
 
 impl ServiceRegistry {
     /// Starts every enabled service that does not run, also after [`stop_all`](Self::stop_all) or
@@ -58,7 +68,7 @@ impl ServiceRegistry {
 
     /// Stops the companions if no service runs.
     pub(super) async fn stop_idle_companions(&self) {
-        if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
+        if !self.inner.services.any_runs() {
             self.stop_companions().await;
         }
     }
@@ -72,9 +82,33 @@ impl ServiceRegistry {
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
-        let (begun, is_inside) = (Instant::now(), self.is_inside());
-        let (mut started, mut starting_elsewhere, mut loops) = (Vec::new(), Vec::new(), Vec::new());
-        for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
+        let begun_at = Instant::now();
+        let Begun { started, elsewhere, loops } = self.begin_enabled(session)?;
+        // Other replicas see only services that have begun, and those that do not start.
+        if session.is_open() {
+            self.join_replicas();
+        }
+        // All services have begun before the first one runs and perhaps fails.
+        for supervisor in loops {
+            self.spawn(&runtime, supervisor);
+        }
+        let deadline = Instant::now() + START_TIMEOUT;
+        for (handle, incarnation) in started.iter().chain(&elsewhere) {
+            if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
+                handle.service.inner.log(|| error!(service.id = %handle.id(), "did not start: {error:#}"));
+            }
+        }
+        if inner.strict {
+            self.check_strictly(begun_at, &started, &elsewhere).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins every service that is enabled and does not run. Does not spawn the loops.
+    fn begin_enabled(&self, session: &Session) -> Result<Begun> {
+        let is_inside = self.is_inside();
+        let (mut started, mut elsewhere, mut loops) = (Vec::new(), Vec::new(), Vec::new());
+        for service in dependencies::start_tiers(self.inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
                 let down = matches!(state.state(), ServiceState::Created | ServiceState::Stopped);
                 down && state.requests.options.enabled && !state.requests.unregistered
@@ -91,7 +125,7 @@ impl ServiceRegistry {
                 // An earlier call, which was dropped or still waits, has started it. Called from the code of a service,
                 // it could wait for itself.
                 if let Some(incarnation) = starting.filter(|_| !is_inside) {
-                    starting_elsewhere.push((self.handle(service), incarnation));
+                    elsewhere.push((self.handle(service), incarnation));
                 }
                 continue;
             }
@@ -116,48 +150,23 @@ impl ServiceRegistry {
                 Err(error) => return Err(error),
             }
         }
-        // Other replicas see only services that have begun, and those that do not start.
-        if session.is_open() {
-            self.join_replicas();
-        }
-        // All services have begun before the first one runs and perhaps fails.
-        for supervisor in loops {
-            self.spawn(&runtime, supervisor);
-        }
-        let deadline = Instant::now() + START_TIMEOUT;
-        for (handle, incarnation) in started.iter().chain(&starting_elsewhere) {
-            if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
-                handle.service.inner.log(|| error!(service.id = %handle.id(), "did not start: {error:#}"));
-            }
-        }
-        if inner.strict {
-            let services = |started: &[(ServiceHandle, u32)]| -> Vec<_> {
-                started.iter().map(|(handle, _)| handle.service.clone()).collect()
-            };
-            self.check_strictly(begun, services(&started), services(&starting_elsewhere)).await?;
-        }
-        Ok(())
+        Ok(Begun { started, elsewhere, loops })
     }
 
     /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed, even
-    /// if a retry has succeeded since the start began at `begun`. Services that another call has started are not
+    /// if a retry has succeeded since the start began at `begun_at`. Services that another call has started are not
     /// stopped.
-    async fn check_strictly(
-        &self,
-        begun: Instant,
-        started: Vec<Arc<RegisteredService>>,
-        starting_elsewhere: Vec<Arc<RegisteredService>>,
-    ) -> Result<()> {
+    async fn check_strictly(&self, begun_at: Instant, started: &[Started], elsewhere: &[Started]) -> Result<()> {
         let services = &self.inner.services;
         let mut failed = Vec::new();
-        for service in started.iter().chain(&starting_elsewhere) {
+        for ServiceHandle { service, .. } in started.iter().chain(elsewhere).map(|(handle, _)| handle) {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
             let is_suspected = match status.is_ready() {
                 true => status.first_suspected,
                 false => matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_))),
             };
-            let in_outage = is_suspected && services.database_was_down_since(begun, &service.inner);
+            let in_outage = is_suspected && services.database_was_down_since(begun_at, &service.inner);
             if status.first_failed && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));
@@ -166,7 +175,7 @@ impl ServiceRegistry {
         if failed.is_empty() {
             return Ok(());
         }
-        let registry = self.clone();
+        let (registry, started) = (self.clone(), started.iter().map(|(handle, _)| handle.service.clone()).collect());
         self.run_outside(self.is_inside(), async move { registry.stop_tiers(started, None).await }).await;
         Err(Error::msg(failed.join("; ")))
     }
@@ -204,8 +213,7 @@ impl ServiceRegistry {
             None if is_critical => return self.critical_failure(service.id()),
             None => {}
         }
-        let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
-        if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
+        if self.session().is_open() && !self.inner.services.any_runs() {
             let else_ended = if leases.is_some() {
                 "another replica may run this one"
             } else {
@@ -256,23 +264,13 @@ impl ServiceRegistry {
                 }
             }
             // What was reported since the last run, such as by `cleanup`.
-            let reported = state.take_progress(Outcome::idle());
-            state.status.stats.add(reported.processed, reported.failed);
+            let _ = state.count_progress();
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
-        let cx = Context {
-            service: inner.clone(),
-            registry: self.inner.clone(),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: false,
-            nominal: Nominal::None,
-            epoch: None,
-        };
+        let cx = Context::new(inner.clone(), self.inner.clone(), incarnation, run);
         Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 

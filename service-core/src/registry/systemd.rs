@@ -18,6 +18,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 
+use crate::humanize;
 use crate::log::warn;
 use crate::observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
 use crate::registry::companion::{CompanionBuilder, Environment};
@@ -143,17 +144,17 @@ fn current_line(registry: &ServiceRegistry) -> String {
             .filter(|service| service.running)
             .map(|service| service.service_id.as_str())
             .collect();
-        let (left, all) = (running.len(), counted(health.services.len()));
+        let (left, all) = (running.len(), humanize::services(health.services.len()));
         return format!(
             "stopping, {left} of {all} still running{}",
             if left == 0 { String::new() } else { named(&running) }
         );
     }
-    if session.is_started() { status_line(&health) } else { format!("starting {}", counted(health.services.len())) }
-}
-
-fn counted(services: usize) -> String {
-    if services == 1 { "1 service".to_owned() } else { format!("{services} services") }
+    if session.is_started() {
+        status_line(&health)
+    } else {
+        format!("starting {}", humanize::services(health.services.len()))
+    }
 }
 
 /// The first of these names, after a colon.
@@ -165,9 +166,9 @@ fn named<T: AsRef<str>>(names: &[T]) -> String {
 /// Returns the services in numbers, and the worst ones by name.
 fn status_line(health: &RegistryHealth) -> String {
     let services = &health.services;
-    let mut line = counted(services.len());
+    let mut line = humanize::services(services.len());
     let mut separator = ": ";
-    for status in [HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy] {
+    for status in HealthStatus::ALL {
         let count = services.iter().filter(|service| service.status == status).count();
         if count > 0 {
             line += &format!("{separator}{count} {status}");
@@ -184,7 +185,7 @@ fn status_line(health: &RegistryHealth) -> String {
 fn in_words(service: &ServiceHealth) -> String {
     match service.state {
         ServiceState::Running => service.service_id.clone(),
-        state => format!("{} {}", service.service_id, state.as_str().replace('_', " ")),
+        state => format!("{} {}", service.service_id, state.in_words()),
     }
 }
 

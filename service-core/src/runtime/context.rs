@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::log::warn;
+use crate::race::unless;
 use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
-use crate::runtime::service_inner::{ServiceInner, unless};
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 
 /// The access of a service to the runtime. Cheap to clone, and `'static`, so that the service's own tasks may hold it.
@@ -75,6 +76,16 @@ impl Nominal {
 }
 
 impl Context {
+    /// The context of the first instance of an incarnation. `run` is the number of the last run.
+    pub(crate) fn new(
+        service: Arc<ServiceInner>,
+        registry: Arc<dyn Any + Send + Sync>,
+        incarnation: u32,
+        run: u64,
+    ) -> Self {
+        Self { service, registry, incarnation, instance: 0, run, in_run: false, nominal: Nominal::None, epoch: None }
+    }
+
     /// Returns the id of this service.
     pub fn service_id(&self) -> &str {
         &self.service.id
@@ -336,7 +347,7 @@ impl Context {
     pub fn stop(&self) {
         self.service.update(|state| {
             if state.requests.stop.is_none() && !self.is_outdated(state) {
-                state.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                state.request_stop(StopRequest::by_itself());
                 state.notify_waiters();
             }
         });

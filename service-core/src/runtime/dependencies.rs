@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::options::Options;
 use crate::runtime::registration::{RegisteredAt, RegisteredService};
+use crate::suggest;
 
 /// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which
 /// depends on all of them.
@@ -267,9 +268,7 @@ pub(crate) fn check_nodes(nodes: &[Node<'_>], wrong: &[String]) -> Vec<String> {
             if graph.contains_key(dependency) || wrong.iter().any(|name| name == dependency) {
                 continue;
             }
-            let hint =
-                crate::suggest::nearest(dependency, graph.keys().copied().chain(wrong.iter().map(String::as_str)))
-                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let hint = suggest::hint(dependency, graph.keys().copied().chain(wrong.iter().map(String::as_str)));
             let Node { id, place, .. } = node;
             problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
         }

@@ -5,7 +5,7 @@
 //! lease whose time is over never comes back, even if the answer to a renewal arrives late.
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -125,13 +125,13 @@ impl Lease {
 
     /// Returns the number of the takeover by which this replica holds the lease, as long as it trusts it.
     pub(crate) fn epoch(&self) -> Option<u64> {
-        self.lock().held.filter(|held| self.clock.now() < held.until).map(|held| held.epoch)
+        self.state.lock().held.filter(|held| self.clock.now() < held.until).map(|held| held.epoch)
     }
 
     /// Returns the holder, if another replica was seen as such within the time of a lease.
     pub(crate) fn holder(&self) -> Option<Holder> {
         let known_for = self.length.max(SHORTEST_KNOWN);
-        self.lock().holder.clone().filter(|holder| holder.seen.elapsed() < known_for)
+        self.state.lock().holder.clone().filter(|holder| holder.seen.elapsed() < known_for)
     }
 
     /// Describes the holder, or returns as an error why none is known.
@@ -154,7 +154,7 @@ impl Lease {
         if self.is_held() {
             return Ok("held by this replica, which hands it over".to_owned());
         }
-        let state = self.lock();
+        let state = self.state.lock();
         let last = state.holder.as_ref().map(|holder| (&holder.label, ago(holder.seen)));
         Err(match (&state.problem, last) {
             (Some(problem), Some((label, ago))) => {
@@ -170,40 +170,40 @@ impl Lease {
 
     /// The loop waits for the lease from now on, or no longer does.
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.is_wanted, state.is_decided) = (is_wanted, false);
         (state.free_since, state.refusal) = (None, None);
     }
 
     /// Whether it is known that this replica does not get the lease now.
     pub(crate) fn is_decided(&self) -> bool {
-        self.lock().is_decided
+        self.state.lock().is_decided
     }
 
     /// A single run does not wait for the lease.
     pub(crate) fn refuse(&self) {
         let refusal = self.describe_holder().map_or_else(|why| why, |holder| format!("its lease is {holder}"));
-        self.lock().refusal = Some(format!("cannot run here: {refusal}"));
+        self.state.lock().refusal = Some(format!("cannot run here: {refusal}"));
     }
 
     /// The lease was lost in a single run. What follows it must not be a second one.
     pub(crate) fn end_single_run(&self) {
-        self.lock().refusal = Some("lost its lease before its single run had ended".to_owned());
+        self.state.lock().refusal = Some("lost its lease before its single run had ended".to_owned());
     }
 
     /// Returns why a single run was refused or could not end, if so.
     pub(crate) fn take_refusal(&self) -> Option<String> {
-        self.lock().refusal.take()
+        self.state.lock().refusal.take()
     }
 
     /// Takes over a lease that was granted.
     pub(crate) fn take_grant(&self) -> Option<Grant> {
-        self.lock().grant.take()
+        self.state.lock().grant.take()
     }
 
     /// Ends the lease here. Returns its epoch, if this replica had it.
     pub(crate) fn end(&self) -> Option<u64> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
         state.held.take().map(|held| held.epoch)
     }
@@ -212,7 +212,7 @@ impl Lease {
     pub(crate) fn hand_over(&self, label: String) {
         let (epoch, now) = (self.end().unwrap_or_default(), Instant::now());
         let holder = Holder { label, epoch, renewed: now, ends_late: None, seen: now, has_handed_over: true };
-        self.lock().holder = Some(holder);
+        self.state.lock().holder = Some(holder);
     }
 
     /// Counts code that the loop may have to leave behind, until the result is dropped.
@@ -227,19 +227,19 @@ impl Lease {
 
     /// Returns the replica to which the service is to be handed over now.
     pub(crate) fn moves_to(&self) -> Option<String> {
-        self.lock().moves_to.clone()
+        self.state.lock().moves_to.clone()
     }
 
     // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().is_wanted
+        self.state.lock().is_wanted
     }
 
     /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the
     /// loop has to be notified.
     pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let target = target.filter(|_| state.held.is_some()).map(str::to_owned);
         let is_news = target.is_some() && target != state.moves_to;
         state.moves_to = target;
@@ -248,18 +248,18 @@ impl Lease {
 
     /// Whether this replica holds the lease, and may hand it over.
     pub(crate) fn may_move(&self, rest: Duration) -> bool {
-        self.lock().may_move(rest)
+        self.state.lock().may_move(rest)
     }
 
     /// Returns the epoch of the lease, and for how long this replica still trusts it.
     pub(crate) fn held(&self) -> Option<(u64, Duration)> {
-        self.lock().held.map(|held| (held.epoch, held.until.saturating_sub(self.clock.now())))
+        self.state.lock().held.map(|held| (held.epoch, held.until.saturating_sub(self.clock.now())))
     }
 
     /// Grants the lease, trusted until this time of the clock. Returns `false` if the loop no longer waits for it, or
     /// if that time is over.
     pub(crate) fn grant(&self, grant: Grant, until: Duration) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.is_wanted || self.clock.now() >= until {
             return false;
         }
@@ -272,13 +272,13 @@ impl Lease {
 
     /// The lease is free, and is left to other replicas. Returns for how long so far.
     pub(crate) fn free_for(&self) -> Duration {
-        self.lock().free_since.get_or_insert_with(Instant::now).elapsed()
+        self.state.lock().free_since.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Extends the lease of this epoch. A lease whose time is over stays lost.
     pub(crate) fn renew(&self, epoch: u64, until: Duration) {
         let now = self.clock.now();
-        if let Some(held) = self.lock().held.as_mut().filter(|held| held.epoch == epoch && now < held.until) {
+        if let Some(held) = self.state.lock().held.as_mut().filter(|held| held.epoch == epoch && now < held.until) {
             held.until = held.until.max(until);
         }
     }
@@ -286,7 +286,7 @@ impl Lease {
     /// The lease of this epoch is lost: another replica has it, or the database has refused a write. Returns whether
     /// this is news.
     pub(crate) fn lose(&self, epoch: u64) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match &mut state.held {
             Some(held) if held.epoch == epoch => !std::mem::take(&mut held.until).is_zero(),
             _ => false,
@@ -295,7 +295,7 @@ impl Lease {
 
     /// Another replica holds the lease. Returns whether the loop has to be notified.
     pub(crate) fn set_holder(&self, holder: Holder) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // If no other replica takes what was handed over, this one does.
         let is_decided = !holder.has_handed_over;
         (state.holder, state.problem, state.free_since) = (Some(holder), None, None);
@@ -304,13 +304,9 @@ impl Lease {
 
     /// It cannot be determined which replica holds the lease. Returns whether the loop has to be notified.
     pub(crate) fn set_problem(&self, problem: String) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.problem = Some(problem);
         state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Each file uses only the files before it in this list: clock, events, labels, lease, metrics, rate_limit,
 //! run_history, turn; shared; blocking; status, requests, runtime_state; service_inner; context; lifecycle,
-//! macro_support, instance_fn; registration; resource; services; probe; operator_store; leases; extension; invoker,
-//! policy, failure_log; supervisor.
+//! macro_support, instance_fn; factory; fit; registration; resource; services; probe; operator_store; leases;
+//! extension; invoker, policy, failure_log; supervisor.
 
 pub(crate) mod blocking;
 pub(crate) mod cancelled_runs;
@@ -12,7 +12,9 @@ pub(crate) mod context;
 pub(crate) mod dependencies;
 pub(crate) mod events;
 pub(crate) mod extension;
+pub(crate) mod factory;
 pub(crate) mod failure_log;
+pub(crate) mod fit;
 pub(crate) mod instance_fn;
 pub(crate) mod invoker;
 pub(crate) mod labels;

@@ -13,6 +13,9 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
 
+/// The key of the overrides that pause services. It is neither an option nor a setting.
+pub(crate) const PAUSED: &str = "paused";
+
 /// What keeps overrides and the audit, and knows the tables of work.
 pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     /// Whether other replicas may use the same store. An SQLite file counts as that of one program.

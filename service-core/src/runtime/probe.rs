@@ -93,17 +93,11 @@ impl Probe {
             return;
         }
         let began = Instant::now();
-        let mut checking = (self.check)();
-        let result = tokio::time::timeout(CHECK_TIMEOUT, panic::catch_future(checking.as_mut())).await;
-        let why = match result {
-            Ok(Caught::Returned(Ok(()))) => None,
-            Ok(Caught::Returned(Err(error))) => Some(error.into_text()),
-            Ok(Caught::Panicked(message)) => Some(format!("it panicked: {message}")),
-            Err(_) => Some(format!("no result within {} s", CHECK_TIMEOUT.as_secs())),
-        };
-        let why = match panic::catch(|| drop(checking)) {
-            Caught::Returned(()) => why,
-            Caught::Panicked(message) => Some(format!("it panicked: {message}")),
+        let why = match panic::catch_within(CHECK_TIMEOUT, (self.check)()).await {
+            Some(Caught::Returned(Ok(()))) => None,
+            Some(Caught::Returned(Err(error))) => Some(error.into_text()),
+            Some(Caught::Panicked(message)) => Some(format!("it panicked: {message}")),
+            None => Some(format!("no result within {} s", CHECK_TIMEOUT.as_secs())),
         };
         *last_check = Some(began);
         match why {

@@ -1,5 +1,5 @@
-//! [`Registration`]: a service as it was passed to the registry, and the source of its instances. With its options
-//! resolved, it becomes a [`RegisteredService`].
+//! [`Registration`]: a service as it was passed to the registry. With its options resolved, it becomes a
+//! [`RegisteredService`].
 
 use std::fmt;
 use std::panic::Location;
@@ -8,15 +8,16 @@ use std::sync::{Arc, OnceLock, Weak};
 use crate::log::{self, warn};
 
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigError, KeptValues, Provenance, Resolved, ServiceDescriptor, Settings, Sources, Target};
+use crate::config::{ConfigError, KeptValues, Resolved, ServiceDescriptor, Settings, Sources, Target};
 use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
+use crate::runtime::factory::{Building, Factory};
+use crate::runtime::fit::{ONLY_ONE, Unfit, fit};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::labels::Labels;
-use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
+use crate::runtime::lifecycle::{Discovered, IntoService, Lifecycle, Service};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
-use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
 
@@ -55,70 +56,6 @@ impl fmt::Display for RegisteredAt {
             Self::Call(location) => write!(f, "{}:{}", location.file(), location.line()),
         }
     }
-}
-
-/// A future that builds an instance.
-type Building = BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
-
-/// The source of a service's instances.
-pub(crate) enum Factory {
-    /// One ready-made instance.
-    ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
-    Closure(Arc<dyn Fn(Context) -> Building + Send + Sync>),
-    /// `configure` or `Default`.
-    Build(Build),
-    /// A test holds the instance, and makes single runs.
-    #[allow(dead_code, reason = "for tests")]
-    Borrowed,
-}
-
-impl Factory {
-    /// Whether another instance can be built.
-    pub(crate) fn has_next(&self) -> bool {
-        match self {
-            Self::ReadyMade(slot) => slot.lock().is_some(),
-            Self::Closure(_) | Self::Build(_) => true,
-            Self::Borrowed => false,
-        }
-    }
-
-    pub(crate) fn is_ready_made(&self) -> bool {
-        matches!(self, Self::ReadyMade(_) | Self::Borrowed)
-    }
-
-    /// Returns a source of the same instances for another service; `None`: there is only one instance.
-    fn share(&self) -> Option<Self> {
-        match self {
-            Self::ReadyMade(_) | Self::Borrowed => None,
-            Self::Closure(build) => Some(Self::Closure(build.clone())),
-            Self::Build(build) => Some(Self::Build(*build)),
-        }
-    }
-
-    /// Builds the next instance.
-    pub(crate) fn build(&self, cx: Context) -> Building {
-        match self {
-            Self::Build(build) => build(cx),
-            Self::Closure(build) => build(cx),
-            Self::ReadyMade(slot) => {
-                let instance = slot.lock().take();
-                Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
-            }
-            Self::Borrowed => Box::pin(std::future::ready(Err(ready_made_has_ended(cx.service_id())))),
-        }
-    }
-}
-
-/// Why a service that has failed cannot be started again, if its instance was ready-made.
-pub(crate) const READY_MADE_HAS_FAILED: &str = "it has failed, and `reset` has no fresh instance, because it was registered as a ready-made one; \
-     register it with `service_fn` (or `register_fn`)";
-
-/// The error that a ready-made instance has ended, and no other can be built.
-pub(crate) fn ready_made_has_ended(service: &str) -> Error {
-    Error::fatal(format!(
-        "service `{service}` was registered as a ready-made instance, which has ended; \
-         register it with `service_fn` (or `register_fn`) so that a fresh one can be built"
-    ))
 }
 
 impl Registration {
@@ -364,7 +301,7 @@ impl RegisteredService {
     pub(crate) fn fit_after_restart(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, Unfit> {
         let instances = if self.while_running { 1 } else { resolved.options.instances };
         let resolved = fit(resolved, &self.factory, (1, instances))?;
-        match resolved.provenance.iter().find(|set| set.key == "instances") {
+        match resolved.set_by("instances") {
             Some(set) if instances > 1 && self.factory.is_ready_made() => {
                 Err(Unfit { set: Box::new(set.clone()), problem: ONLY_ONE })
             }
@@ -386,84 +323,6 @@ pub(crate) fn group_names<'a>(
 ) -> [Option<&'a str>; 2] {
     let registered = id.rsplit_once('_').map(|(registered, _number)| registered).filter(|_| of > 1);
     [registered, registered.map(|_| descriptor.id).filter(|name| Some(*name) != registered)]
-}
-
-/// Why `instances` cannot be above one.
-pub(crate) const ONLY_ONE: &str =
-    "needs a way to build several instances, but a ready-made one was registered; register it with `service_fn`";
-
-/// The error of an option that this service cannot have.
-#[derive(Debug)]
-pub(crate) struct Unfit {
-    set: Box<Provenance>,
-    problem: &'static str,
-}
-
-impl Unfit {
-    /// Returns the error as that of one setting.
-    pub(crate) fn of_setting(&self, id: &str) -> ConfigError {
-        let problem = format!("`{}` {}", self.set.value, self.problem);
-        ConfigError::Conflict { setting: self.set.setting(id), problem }
-    }
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Provenance { key, value, place, .. } = &*self.set;
-        // A number has no quotes.
-        let quote = if value.parse::<u32>().is_ok() { "" } else { "\"" };
-        write!(f, "`{key} = {quote}{value}{quote}` ({place}) {}", self.problem)
-    }
-}
-
-/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
-/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and
-/// a service that was registered while the registry ran is one, whatever `instances` of its type is. For single runs of
-/// a test, neither matters.
-fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, Unfit> {
-    let is_borrowed = matches!(factory, Factory::Borrowed);
-    let set_here = |key: &str| {
-        let set = resolved.provenance.iter().find(|set| set.key == key && !set.is_for_all());
-        set.filter(|_| !is_borrowed).cloned().map(Box::new)
-    };
-    let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
-    if without_scope && let Some(set) = set_here("scope") {
-        let problem = "needs a fresh instance after each takeover, but a ready-made one was registered; register it with \
-                       `service_fn` (or `register_fn`), or leave `scope` out";
-        return Err(Unfit { set, problem });
-    }
-    let without_restart = factory.is_ready_made() && resolved.options.restart.is_some();
-    let is_one = of == 1 && resolved.options.instances != 1;
-    if without_restart && let Some(set) = set_here("restart") {
-        let problem = "needs a fresh instance, but a ready-made one was registered; register it with `service_fn` (or \
-                       `register_fn`), or leave `restart` out";
-        return Err(Unfit { set, problem });
-    }
-    if !without_restart && !without_scope && !is_one {
-        return Ok(resolved);
-    }
-    let mut fitted = (*resolved).clone();
-    let mut options = (*fitted.options).clone();
-    if without_restart {
-        options.restart = None;
-        fitted.provenance.retain(|set| !set.key.contains("restart"));
-    }
-    if without_scope {
-        options.lease = None;
-        fitted.provenance.retain(|set| set.key != "scope" && set.key != "lease");
-        // With `scope`, `latest` is the default.
-        if let Schedule::Cron(cron) = &mut options.schedule
-            && !fitted.provenance.iter().any(|set| set.key == "catch_up")
-        {
-            cron.catch_up = CatchUp::None;
-        }
-    }
-    if is_one {
-        options.instances = 1;
-        fitted.provenance.retain(|set| set.key != "instances");
-    }
-    fitted.options = Arc::new(options);
-    Ok(Arc::new(fitted))
 }
 
 impl fmt::Debug for RegisteredService {

@@ -46,6 +46,11 @@ pub(crate) struct StopRequest {
 }
 
 impl StopRequest {
+    /// The stop that the service's own code requests.
+    pub(crate) fn by_itself() -> Self {
+        Self { by_itself: true, ..Self::default() }
+    }
+
     /// Whether the registry shuts down: then the process is about to end, too.
     pub(crate) fn is_shutdown(&self) -> bool {
         self.cleanup.is_some()

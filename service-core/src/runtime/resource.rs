@@ -4,7 +4,7 @@
 //! outage ends their wait for a retry.
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ pub(crate) trait Resource: fmt::Debug + Send + Sync {
 pub(crate) fn unknown_need(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Option<ConfigError> {
     let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
     let unknown = resolved.options.needs.iter().find(|name| !is_known(name))?;
-    let set = resolved.provenance.iter().find(|set| set.key == "needs")?;
+    let set = resolved.set_by("needs")?;
     let hint = match nearest(unknown, resources.iter().map(|resource| &**resource.name())) {
         Some(near) => format!("did you mean `{near}`?"),
         None if unknown == DATABASE => "add a database to the builder".to_owned(),
@@ -97,12 +97,12 @@ pub(crate) struct Down {
 impl Outages {
     /// The outage that exists now.
     pub(crate) fn down(&self) -> Option<Down> {
-        self.lock().down.clone()
+        self.state.lock().down.clone()
     }
 
     /// Records that the resource is down. True if it was up before.
     pub(crate) fn mark_down(&self, why: String) -> bool {
-        let down = &mut self.lock().down;
+        let down = &mut self.state.lock().down;
         let is_news = down.is_none();
         let since = down.as_ref().map_or_else(Instant::now, |down| down.since);
         *down = Some(Down { since, why });
@@ -111,7 +111,7 @@ impl Outages {
 
     /// Records that the resource is available. Returns the length of the outage that ends with it.
     pub(crate) fn mark_up(&self) -> Option<Duration> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let down = state.down.take()?;
         state.returned = Some(Instant::now());
         Some(down.since.elapsed())
@@ -119,17 +119,13 @@ impl Outages {
 
     /// Whether an outage has ended since `at`, and none exists now.
     pub(crate) fn recovered_since(&self, at: Instant) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.down.is_none() && state.returned.is_some_and(|returned| returned >= at)
     }
 
     /// Whether there is an outage, or was one at `at` or later.
     pub(crate) fn was_down_since(&self, at: Instant) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.down.is_some() || state.returned.is_some_and(|returned| returned >= at)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }

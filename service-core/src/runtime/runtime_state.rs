@@ -298,6 +298,13 @@ impl RuntimeState {
         outcome
     }
 
+    /// Adds to the totals what the service's code has reported since the last run that ended. Returns that.
+    pub(crate) fn count_progress(&mut self) -> Outcome {
+        let reported = self.take_progress(Outcome::idle());
+        self.status.stats.add(reported.processed, reported.failed);
+        reported
+    }
+
     /// Tells a long run to end within `drain_timeout`. An `update` is left to its end.
     pub(crate) fn interrupt_long_run(&mut self) {
         let options = &self.requests.options;

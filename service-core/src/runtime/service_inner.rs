@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, MutexGuard, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -13,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
+use crate::race::unless;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 use crate::runtime::labels::Labels;
 use crate::runtime::lease::Lease;
@@ -21,6 +20,7 @@ use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
+use crate::runtime::status::Status;
 use crate::schedule::{LongRun, Schedule};
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
@@ -194,12 +194,14 @@ impl ServiceInner {
     pub(crate) async fn stop(&self, stop: StopRequest) {
         let incarnation = self.request_stop(stop);
         if !self.is_current() {
-            self.until(|state| {
-                let status = &state.status;
-                (status.incarnation != incarnation || !status.is_running()).then_some(())
-            })
-            .await;
+            self.until_ended(incarnation).await;
         }
+    }
+
+    /// Waits until this incarnation has ended.
+    pub(crate) async fn until_ended(&self, incarnation: u32) {
+        let ended = |status: &Status| status.incarnation != incarnation || !status.is_running();
+        self.until(|state| ended(&state.status).then_some(())).await;
     }
 
     pub(crate) fn request_pause(&self, by: PausedBy) -> Result<()> {
@@ -383,18 +385,6 @@ impl ServiceInner {
     pub(crate) fn log(&self, work: impl FnOnce()) {
         log::with_labels(self.labels.text(), work);
     }
-}
-
-/// Runs `work`, and drops it unfinished when `end` comes first.
-pub(crate) async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
-    let (mut end, mut work) = (pin!(end), pin!(work));
-    std::future::poll_fn(|task| {
-        if end.as_mut().poll(task).is_ready() {
-            return Poll::Ready(None);
-        }
-        work.as_mut().poll(task).map(Some)
-    })
-    .await
 }
 
 thread_local! {

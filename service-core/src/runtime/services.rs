@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::Ordering as AtomicOrdering;
-use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -150,16 +150,12 @@ impl Services {
 
     /// Returns the services that were removed since the last call. The first call returns none.
     pub(crate) fn take_removed(&self) -> Vec<Arc<RegisteredService>> {
-        self.removed().replace(Vec::new()).unwrap_or_default()
+        self.removed.lock().replace(Vec::new()).unwrap_or_default()
     }
 
     /// From now on removed services are not kept.
     pub(crate) fn forget_removed(&self) {
-        *self.removed() = None;
-    }
-
-    fn removed(&self) -> MutexGuard<'_, Option<Vec<Arc<RegisteredService>>>> {
-        self.removed.lock()
+        *self.removed.lock() = None;
     }
 
     /// From now on each service keeps its last runs.
@@ -190,12 +186,12 @@ impl Services {
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
-        self.read().get(id).map(|known| known.0.clone())
+        self.list.read().get(id).map(|known| known.0.clone())
     }
 
     /// Returns the service with this id; else the services of which `instances` has made several, by their common name.
     pub(crate) fn named(&self, name: &str) -> Vec<Arc<RegisteredService>> {
-        let list = self.read();
+        let list = self.list.read();
         match list.get(name) {
             Some(ById(service)) => vec![service.clone()],
             None => self.group(&list, name),
@@ -218,7 +214,12 @@ impl Services {
 
     /// Returns all services, sorted by id.
     pub(crate) fn all(&self) -> Vec<Arc<RegisteredService>> {
-        self.read().iter().map(|known| known.0.clone()).collect()
+        self.list.read().iter().map(|known| known.0.clone()).collect()
+    }
+
+    /// Whether any service runs.
+    pub(crate) fn any_runs(&self) -> bool {
+        self.all().iter().any(|service| service.inner.lock().status.is_running())
     }
 
     /// Adds a service.
@@ -232,7 +233,7 @@ impl Services {
         check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<()>,
         refuse: impl FnOnce(IdConflict) -> Result<()>,
     ) -> Result<()> {
-        let mut list = self.write();
+        let mut list = self.list.write();
         if let Some(conflict) = self.conflict(&list, &service) {
             refuse(conflict)?;
         }
@@ -258,7 +259,7 @@ impl Services {
         if let Some(first) = self.group(list, service.id()).into_iter().next() {
             return Some(IdConflict::Group(first));
         }
-        let types = self.types();
+        let types = self.types.lock();
         let differs = |other: &'static ServiceDescriptor| !other.is_same(service.descriptor);
         let named = |name: &str| types.get(name).into_iter().flatten().map(|(known, _)| *known);
         if let Some(other) = named(service.id()).find(|other| differs(other)) {
@@ -284,13 +285,13 @@ impl Services {
                 }
             }
         }
-        self.write().extend(services.into_iter().map(ById));
+        self.list.write().extend(services.into_iter().map(ById));
     }
 
     /// Removes this service if `may_remove` returns `true`; nothing is registered while that is called. Returns its
     /// answer, or `None` if the service is not registered.
     pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_remove: impl FnOnce() -> bool) -> Option<bool> {
-        let mut list = self.write();
+        let mut list = self.list.write();
         // The id may have been registered again.
         let found = list.get(&**service.id()).is_some_and(|ById(known)| Arc::ptr_eq(known, service));
         if !found {
@@ -300,13 +301,13 @@ impl Services {
         if removed {
             list.remove(&**service.id());
             service.inner.emit(|| ServiceEventKind::Unregistered);
-            if let Some(removed) = &mut *self.removed() {
+            if let Some(removed) = &mut *self.removed.lock() {
                 removed.push(service.clone());
             }
             if let Some(parent) = service.parent() {
                 self.remove_child(&parent, service);
             }
-            if let Entry::Occupied(mut named) = self.types().entry(service.descriptor.id) {
+            if let Entry::Occupied(mut named) = self.types.lock().entry(service.descriptor.id) {
                 if let Some((_, services)) =
                     named.get_mut().iter_mut().find(|(known, _)| known.is_same(service.descriptor))
                 {
@@ -323,7 +324,7 @@ impl Services {
 
     /// Wakes every service that has this topic in `wake_on`.
     pub(crate) fn wake(&self, topic: &str) {
-        for ById(service) in self.read().iter() {
+        for ById(service) in self.list.read().iter() {
             let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
             if listens {
                 service.inner.notify();
@@ -333,7 +334,7 @@ impl Services {
 
     /// Wakes every service that has topics: any of them may have been notified.
     pub(crate) fn wake_all(&self) {
-        for ById(service) in self.read().iter() {
+        for ById(service) in self.list.read().iter() {
             let listens = !service.inner.lock().requests.options.wake_on.is_empty();
             if listens {
                 service.inner.wake_in_case();
@@ -380,12 +381,12 @@ impl Services {
                 parent.id(),
             )));
         }
-        self.children().entry(parent.id().clone()).or_default().push(child.clone());
+        self.children.lock().entry(parent.id().clone()).or_default().push(child.clone());
         Ok(())
     }
 
     fn remove_child(&self, parent: &RegisteredService, child: &Arc<RegisteredService>) {
-        let mut all = self.children();
+        let mut all = self.children.lock();
         if let Some(children) = all.get_mut(parent.id()) {
             children.retain(|known| !Arc::ptr_eq(known, child));
             if children.is_empty() {
@@ -413,11 +414,7 @@ impl Services {
 
     /// Returns the services that belong to the instance of this one; `None` if there are none.
     pub(crate) fn children_of(&self, id: &str) -> Option<Vec<Arc<RegisteredService>>> {
-        self.children().get(id).cloned()
-    }
-
-    fn children(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>> {
-        self.children.lock()
+        self.children.lock().get(id).cloned()
     }
 
     /// Returns those of these services that are not ready. A name that stands for no service counts as the id of one.
@@ -444,24 +441,12 @@ impl Services {
     }
 
     fn count_type(&self, descriptor: &'static ServiceDescriptor) {
-        let mut types = self.types();
+        let mut types = self.types.lock();
         let named = types.entry(descriptor.id).or_default();
         match named.iter_mut().find(|(known, _)| known.is_same(descriptor)) {
             Some((_, services)) => *services += 1,
             None => named.push((descriptor, 1)),
         }
-    }
-
-    fn types(&self) -> MutexGuard<'_, Types> {
-        self.types.lock()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, BTreeSet<ById>> {
-        self.list.read()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeSet<ById>> {
-        self.list.write()
     }
 }
 

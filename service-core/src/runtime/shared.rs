@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -54,21 +54,17 @@ pub(crate) struct Polls {
 
 impl Polls {
     pub(crate) fn count(&self, id: &Arc<str>) {
-        *self.lock().entry(id.clone()).or_default() += 1;
+        *self.of_each.lock().entry(id.clone()).or_default() += 1;
         self.all.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn of(&self, id: &str) -> u64 {
-        self.lock().get(id).copied().unwrap_or_default()
+        self.of_each.lock().get(id).copied().unwrap_or_default()
     }
 
     /// Returns the number of polls of all services.
     pub(crate) fn all(&self) -> u64 {
         self.all.load(Ordering::SeqCst)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
-        self.of_each.lock()
     }
 }
 
@@ -78,11 +74,11 @@ pub(crate) struct Holds(Mutex<Vec<Arc<str>>>);
 
 impl Holds {
     pub(crate) fn add(&self, id: Arc<str>) {
-        self.lock().push(id);
+        self.0.lock().push(id);
     }
 
     pub(crate) fn remove(&self, id: &str) {
-        let mut ids = self.lock();
+        let mut ids = self.0.lock();
         if let Some(found) = ids.iter().position(|known| **known == *id) {
             ids.remove(found);
         }
@@ -90,11 +86,7 @@ impl Holds {
 
     /// Returns the service that has made the clock stand still for longest.
     pub(crate) fn longest(&self) -> Option<Arc<str>> {
-        self.lock().first().cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
-        self.0.lock()
+        self.0.lock().first().cloned()
     }
 }
 
@@ -112,16 +104,12 @@ impl Shared {
 
     /// A service is started on this runtime.
     pub(crate) fn set_runtime(&self, runtime: &Handle) {
-        *self.last_runtime() = Some(runtime.clone());
+        *self.runtime.lock() = Some(runtime.clone());
     }
 
     /// Returns the runtime of the calling thread; else that of the services. A thread of a service's own has none.
     pub(crate) fn any_runtime(&self) -> Option<Handle> {
-        Handle::try_current().ok().or_else(|| self.last_runtime().clone())
-    }
-
-    fn last_runtime(&self) -> MutexGuard<'_, Option<Handle>> {
-        self.runtime.lock()
+        Handle::try_current().ok().or_else(|| self.runtime.lock().clone())
     }
 
     /// A thread in blocking code sleeps: for virtual time, it does nothing until the guard is dropped.

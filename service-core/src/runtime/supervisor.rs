@@ -257,8 +257,7 @@ impl Supervisor {
                         self.record_end().await;
                         self.after_run().await;
                         if self.once {
-                            let stop = StopRequest { by_itself: true, ..StopRequest::default() };
-                            self.cx.service.request_stop(stop);
+                            self.cx.service.request_stop(StopRequest::by_itself());
                         }
                         continue;
                     };

@@ -13,6 +13,8 @@ use serde::de::value::{
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+/// What is shown in place of a secret.
+pub(crate) const REDACTED: &str = "•••";
 /// The name by which the deserializer of settings recognises a secret.
 pub(crate) const NEWTYPE: &str = "$service_core::Secret";
 /// The whole text of an error inside a secret.
@@ -61,19 +63,19 @@ impl<T> From<T> for Secret<T> {
 
 impl<T> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("•••")
+        f.write_str(REDACTED)
     }
 }
 
 impl<T> fmt::Display for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("•••")
+        f.write_str(REDACTED)
     }
 }
 
 impl<T> Serialize for Secret<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("•••")
+        serializer.serialize_str(REDACTED)
     }
 }
 

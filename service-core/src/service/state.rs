@@ -80,6 +80,11 @@ impl ServiceState {
             Self::Failed => "failed",
         }
     }
+
+    /// The state as words of a sentence: `backing off`.
+    pub(crate) fn in_words(self) -> String {
+        self.as_str().replace('_', " ")
+    }
 }
 
 impl fmt::Display for ServiceState {

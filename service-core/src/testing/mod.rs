@@ -10,32 +10,26 @@
 mod clock_gate;
 mod patience;
 mod settle;
+mod single_run;
 mod stall;
 mod test_clock;
 mod virtual_clock;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
-
 use crate::config::{Inputs, SettingValue};
-use crate::panic::{self, Caught};
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::RealWork;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
-use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::registration::Registration;
 use crate::runtime::services::IdConflict;
-use crate::service::error::Error;
-use crate::service::outcome::{Outcome, RunReport};
 use crate::sync::Mutex;
 use crate::testing::stall::watch;
 use crate::testing::test_clock::TestClock;
@@ -159,7 +153,7 @@ impl TestBed {
 
     /// Ends all services at once, without `cleanup`. The future waits for their end.
     pub(crate) fn abort(&self) -> impl Future<Output = ()> + use<> {
-        let tasks = match &*self.lock() {
+        let tasks = match &*self.stage.lock() {
             Stage::Made(registry) => registry.abort_services(),
             Stage::Making(_) | Stage::Between => Vec::new(),
         };
@@ -267,7 +261,7 @@ impl TestBed {
 
     /// Changes the builder of a bed whose first service has not started.
     pub(crate) fn change(&self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) {
-        let mut stage = self.lock();
+        let mut stage = self.stage.lock();
         let Stage::Making(builder) = std::mem::replace(&mut *stage, Stage::Between) else {
             panic!("configure the bed before its first service starts");
         };
@@ -362,7 +356,7 @@ impl TestBed {
     /// # Panics
     /// The options or the services of the bed are wrong; the message lists all mistakes.
     pub async fn services(&self) -> ServiceRegistry {
-        let made = || if let Stage::Made(registry) = &*self.lock() { Some(registry.clone()) } else { None };
+        let made = || if let Stage::Made(registry) = &*self.stage.lock() { Some(registry.clone()) } else { None };
         if let Some(registry) = made() {
             return registry;
         }
@@ -370,7 +364,7 @@ impl TestBed {
         if let Some(registry) = made() {
             return registry;
         }
-        if let Stage::Making(builder) = std::mem::replace(&mut *self.lock(), Stage::Between) {
+        if let Stage::Making(builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
             building.0 = Some(Box::pin(builder.build()));
         }
         let Some(build) = &mut building.0 else { panic!("the bed could not be built") };
@@ -380,7 +374,7 @@ impl TestBed {
         if let Some(clock) = self.held_clock() {
             clock.add(&registry);
         }
-        *self.lock() = Stage::Made(registry.clone());
+        *self.stage.lock() = Stage::Made(registry.clone());
         registry
     }
 
@@ -424,133 +418,6 @@ impl TestBed {
             }
         }
     }
-
-    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor
-    /// `scope` matters, and what the service `needs` is not checked. A `run` continues until it returns by itself. The
-    /// service is not registered: `services().get` does not find it. Neither `configure` nor `on_failure` nor
-    /// `cleanup` is called. An error or a panic of `update` is the error of the report.
-    ///
-    /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime,
-    /// as a database with `Handle::block_on` does: `service` is borrowed, so the runtime stands still meanwhile. Use
-    /// [`update_of`](Self::update_of) or [`start`](Self::start) for such a service.
-    ///
-    /// # Panics
-    /// The bed or the service is configured wrongly; or the database does not answer when the rows that the run has
-    /// left open are settled.
-    pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
-        let services = self.services().await;
-        let inner = &services.inner;
-        let registration = Registration::of_instance::<S>(&free_id::<S>(&services));
-        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources())
-            .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
-        inner.extension.registered(&inner.services, &registered.inner);
-        let (incarnation, run) = registered.inner.update(|state| {
-            state.status.begin();
-            (state.status.incarnation, state.status.begin_run(Instant::now()))
-        });
-        let cx = Context {
-            service: registered.inner,
-            registry: inner.clone(),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: true,
-            nominal: Nominal::None,
-            epoch: None,
-        };
-        let service_inner = cx.service.clone();
-        let started = Instant::now();
-        let run = async {
-            let result = if service.__shape().blocking_update {
-                update_blocking(service, &cx)
-            } else {
-                let mut update = service.__update(&cx);
-                flatten(panic::catch_future(update.as_mut()).await)
-            };
-            // Rows that the run left open are settled, as after any run.
-            inner
-                .extension
-                .settle(&cx.service, result.as_ref().err())
-                .await
-                .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
-            result
-        };
-        let result = match self.held_clock() {
-            Some(clock) => clock.moving(&inner.services, &*inner.extension, run).await,
-            None => clock_gate::moving_beside(run).await,
-        };
-        let duration = started.elapsed();
-        let (outcome, error) = match result {
-            Ok(outcome) => (outcome, None),
-            Err(error) => (Outcome::idle(), Some(error)),
-        };
-        RunReport { outcome: service_inner.lock().take_progress(outcome), error, duration }
-    }
-
-    /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as
-    /// [`ServiceRegistry::run_once`] does: without schedule, retries and dependencies, but with `timeout`. If
-    /// `configure` fails, its error is in the report.
-    ///
-    /// ```
-    /// use service_core::prelude::*;
-    ///
-    /// struct EmailSender {
-    ///     batch_size: u64,
-    /// }
-    ///
-    /// #[derive(serde::Deserialize)]
-    /// struct Settings {
-    ///     batch_size: u64,
-    /// }
-    ///
-    /// #[service]
-    /// impl EmailSender {
-    ///     fn configure(_cx: &Context, settings: Settings) -> Self {
-    ///         Self { batch_size: settings.batch_size }
-    ///     }
-    ///
-    ///     async fn update(&mut self) -> Outcome {
-    ///         Outcome::processed(self.batch_size)
-    ///     }
-    /// }
-    ///
-    /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() {
-    ///     tokio::time::pause();
-    ///     let bed = TestBed::new().set("batch_size", 10);
-    ///     assert_eq!(bed.update_of::<EmailSender>().await.processed(), 10);
-    /// }
-    /// ```
-    ///
-    /// # Panics
-    /// The service cannot be built or configured, or it has `run`.
-    pub async fn update_of<S: Service>(&self) -> RunReport {
-        let services = self.services().await;
-        let inner = &services.inner.services;
-        let registered = Registration::of::<S>(&free_id::<S>(&services)).and_then(|registration| {
-            let service = Arc::new(RegisteredService::new(registration, &inner.shared, &inner.sources())?);
-            // The services that it depends on need not be there.
-            inner.insert(
-                service.clone(),
-                |_others| Ok(()),
-                |conflict| match conflict {
-                    IdConflict::Taken(_) => Err(Error::msg(format!("`{}` is taken", service.id()))),
-                    // It runs once, beside those of the same name.
-                    IdConflict::Group(_) | IdConflict::TypeName(..) => Ok(()),
-                },
-            )?;
-            Ok(service)
-        });
-        let service = registered.unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
-        services.inner.extension.registered(inner, &service.inner);
-        let report = services.run_service_once(&service).await;
-        services.waiting(inner.unregister(&service)).await;
-        report.unwrap_or_else(|error| panic!("the service cannot be run: {error:?}"))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock()
-    }
 }
 
 impl Drop for TestBed {
@@ -564,27 +431,6 @@ impl Drop for TestBed {
 impl Default for TestBed {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Runs blocking code outside the async threads, as in production, where it may block on the runtime.
-fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<Outcome> {
-    let runtime = tokio::runtime::Handle::current();
-    let ran = std::thread::scope(|scope| {
-        let run = || {
-            let _inside = runtime.enter();
-            blocking::freeze_time();
-            panic::catch(|| service.__update_blocking(cx))
-        };
-        scope.spawn(run).join()
-    });
-    ran.map_or_else(|_| Err(Error::msg("panicked")), flatten)
-}
-
-fn flatten(caught: Caught<crate::Result<Outcome>>) -> crate::Result<Outcome> {
-    match caught {
-        Caught::Returned(result) => result,
-        Caught::Panicked(message) => Err(Error::msg(format!("panicked: {message}"))),
     }
 }
 

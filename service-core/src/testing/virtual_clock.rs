@@ -10,10 +10,8 @@
 //! asked, silence has to do. If nothing is in flight although a connection is in use, the clock moves by small steps.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -25,6 +23,7 @@ use super::clock_gate::{ClockGate, Moving, moving_beside};
 use super::patience::{LONG_SILENCE, Patience, QUICK, QUIET, SHORT_SILENCE, real_time_passes};
 use super::settle::settle;
 use super::stall::watch;
+use crate::race::either;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
@@ -123,7 +122,7 @@ impl HeldClock {
         extension: &dyn Extension,
         work: impl Future<Output = T>,
     ) -> T {
-        first_of(work, self.drive(services, extension)).await
+        either(work, self.drive(services, extension)).await
     }
 
     /// The next caller reads the framework's tables first: they may have been changed in any way.
@@ -279,7 +278,7 @@ impl HeldClock {
             }
             false
         };
-        let done = first_of(refreshed, stuck).await;
+        let done = either(refreshed, stuck).await;
         if done {
             *self.refreshed.lock() = Refreshed { at: Some(Instant::now()), begun };
         }
@@ -304,7 +303,7 @@ async fn keep(clock: Arc<HeldClock>) {
 /// Waits until work begins, or until a moment of virtual time.
 async fn wait(begins: impl Future<Output = ()>, until: Option<Instant>) {
     match until {
-        Some(until) => first_of(begins, tokio::time::sleep_until(until)).await,
+        Some(until) => either(begins, tokio::time::sleep_until(until)).await,
         None => begins.await,
     }
 }
@@ -345,18 +344,6 @@ fn is_paused() -> bool {
 fn instant_of(services: &Services, wall: SystemTime) -> Instant {
     let ahead = wall.duration_since(services.shared.clock.wall_now()).unwrap_or_default();
     Instant::now() + ahead
-}
-
-/// Awaits both, the first one first, until one of them ends.
-async fn first_of<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    poll_fn(|task| {
-        if let Poll::Ready(done) = first.as_mut().poll(task) {
-            return Poll::Ready(done);
-        }
-        second.as_mut().poll(task)
-    })
-    .await
 }
 
 #[cfg(test)]

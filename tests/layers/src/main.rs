@@ -28,7 +28,7 @@ const CRATES: [Layers; 2] = [
     Layers {
         name: "service-core",
         modules: &[
-            &["humanize", "log", "panic", "rfc3339", "suggest", "sync"],
+            &["humanize", "log", "panic", "race", "rfc3339", "suggest", "sync"],
             &["service", "schedule", "config"],
             &["runtime"],
             &["observe"],

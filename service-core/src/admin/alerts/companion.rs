@@ -1,6 +1,5 @@
 //! [`Alerts`]: the alerts of one registry. They are sent from a thread of their own, so that a blocked runtime can be reported.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,10 +12,10 @@ use crate::admin::alerts::watch::Watch;
 use crate::admin::alerts::webhook::Webhook;
 use crate::admin::runtime_thread::{RuntimeThread, Stop, stopping};
 use crate::log::warn;
+use crate::race::first;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::companion::{CompanionBuilder, CompanionSettings};
 use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistry};
-use crate::registry::signals::first;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
@@ -41,7 +40,7 @@ pub(crate) struct Alerts {
 }
 
 inventory::submit! {
-    CompanionBuilder { build: |settings, environment| Ok(Arc::new(Alerts::new(settings, environment)?)) }
+    CompanionBuilder { build: |settings, _| Ok(Arc::new(Alerts::new(settings)?)) }
 }
 
 impl RegistryBuilder {
@@ -111,7 +110,7 @@ impl RegistryBuilder {
 }
 
 impl Alerts {
-    fn new(settings: &mut CompanionSettings, _environment: &[(OsString, OsString)]) -> Result<Self> {
+    fn new(settings: &mut CompanionSettings) -> Result<Self> {
         let queues = std::mem::take(&mut settings.get::<AlertSettings>().0);
         let queues = queues.into_iter().map(|queue| queue.map(Arc::new)).collect::<Result<_>>()?;
         Ok(Self { queues, thread: Mutex::default() })

@@ -4,7 +4,6 @@
 //! for a new one.
 
 use std::collections::VecDeque;
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::admin::alerts::alert::ServiceAlert;
 use crate::log::{info, warn};
 use crate::panic::{self, Caught};
-use crate::registry::signals::first;
+use crate::race::first;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Advice, Error, Result};
 use crate::sync::Mutex;
@@ -57,7 +56,7 @@ impl Queue {
 
     /// Adds an alert. If too many wait, the oldest one is dropped.
     pub(crate) fn push(&self, alert: ServiceAlert) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let first = usize::from(waiting.is_sending);
         let oldest = if waiting.alerts.len() == MOST_WAITING { waiting.alerts.remove(first) } else { None };
         waiting.alerts.push_back(alert);
@@ -77,7 +76,7 @@ impl Queue {
     /// Drops the alerts that wait, because nothing delivers them any more: after a later start, they would be old.
     /// Returns how many.
     pub(crate) fn drop_rest(&self) -> usize {
-        let left = std::mem::take(&mut *self.lock()).alerts.len();
+        let left = std::mem::take(&mut *self.waiting.lock()).alerts.len();
         self.dropped.fetch_add(left as u64, Ordering::Relaxed);
         left
     }
@@ -86,7 +85,7 @@ impl Queue {
     pub(crate) async fn deliver(&self, mut stop: watch::Receiver<bool>) {
         loop {
             // Removed after its delivery, so that an end in between counts it as not delivered.
-            let next = self.lock().alerts.front().cloned();
+            let next = self.waiting.lock().alerts.front().cloned();
             let Some(alert) = next else {
                 if is_stopping(&stop) {
                     return;
@@ -100,14 +99,14 @@ impl Queue {
 
     /// Begins an attempt. Returns `false` if the alert has been dropped for a new one.
     fn begin(&self, alert: &ServiceAlert) -> bool {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.is_sending = waiting.alerts.front().is_some_and(|first| first.id == alert.id);
         waiting.is_sending
     }
 
     /// Ends an attempt, and removes the alert if no other one follows. Counts it in `result`.
     fn end(&self, alert: &ServiceAlert, result: Option<&AtomicU64>) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.is_sending = false;
         if let Some(result) = result {
             waiting.alerts.retain(|waiting| waiting.id != alert.id);
@@ -150,20 +149,11 @@ impl Queue {
     }
 
     async fn attempt(&self, alert: ServiceAlert) -> Result<()> {
-        let mut sending = (self.send)(alert);
-        let sent = match tokio::time::timeout(ATTEMPT_TIMEOUT, panic::catch_future(sending.as_mut())).await {
-            Ok(Caught::Returned(sent)) => sent,
-            Ok(Caught::Panicked(message)) => Err(Error::msg(format!("it panicked: {message}"))),
-            Err(_) => Err(Error::msg(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()))),
-        };
-        match panic::catch(|| drop(sending)) {
-            Caught::Returned(()) => sent,
-            Caught::Panicked(message) => Err(Error::msg(format!("it panicked: {message}"))),
+        match panic::catch_within(ATTEMPT_TIMEOUT, (self.send)(alert)).await {
+            Some(Caught::Returned(sent)) => sent,
+            Some(Caught::Panicked(message)) => Err(Error::msg(format!("it panicked: {message}"))),
+            None => Err(Error::msg(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()))),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock()
     }
 }
 
@@ -212,11 +202,14 @@ mod tests {
     async fn the_oldest_alert_is_dropped_if_too_many_wait() {
         let (queue, got) = queue(|_, _| Ok(()));
         (0..MOST_WAITING + 44).for_each(|id| queue.push(alert(id)));
-        assert_eq!((queue.lock().alerts.len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
+        assert_eq!((queue.waiting.lock().alerts.len(), queue.dropped.load(Ordering::Relaxed)), (MOST_WAITING, 44));
         let (_stop, stopping) = watch::channel(true);
         queue.deliver(stopping).await;
         assert_eq!(got.lock().first().map(String::as_str), Some("44"));
-        assert_eq!((queue.lock().alerts.len(), queue.delivered.load(Ordering::Relaxed)), (0, MOST_WAITING as u64));
+        assert_eq!(
+            (queue.waiting.lock().alerts.len(), queue.delivered.load(Ordering::Relaxed)),
+            (0, MOST_WAITING as u64)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -256,7 +249,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(500)).await;
         // The first one is being sent; the second one is dropped.
         queue.push(alert(MOST_WAITING));
-        let ids: Vec<String> = queue.lock().alerts.iter().take(2).map(|alert| alert.id.clone()).collect();
+        let ids: Vec<String> = queue.waiting.lock().alerts.iter().take(2).map(|alert| alert.id.clone()).collect();
         assert_eq!(ids, ["0", "2"]);
         drop(stop);
         task.await.unwrap();

@@ -36,7 +36,7 @@ pub(crate) struct Watch {
     /// Since when a service is unhealthy.
     unhealthy: BTreeMap<Arc<str>, Instant>,
     last_health: Option<Instant>,
-    outages: BTreeMap<Arc<str>, Outage>,
+    outages: BTreeMap<Arc<str>, OpenOutage>,
 }
 
 /// An alert that is not over.
@@ -48,8 +48,9 @@ struct Open {
     last_success: Option<Instant>,
 }
 
+/// An outage that is not over.
 #[derive(Debug)]
-struct Outage {
+struct OpenOutage {
     since: Instant,
     sent: Option<Instant>,
 }
@@ -138,7 +139,7 @@ impl Watch {
                 }
                 continue;
             };
-            let known = self.outages.entry(name.clone()).or_insert(Outage { since: now, sent: None });
+            let known = self.outages.entry(name.clone()).or_insert(OpenOutage { since: now, sent: None });
             let is_news = known.sent.is_none_or(|sent| now.duration_since(sent) >= REPEAT_AFTER);
             if is_news && now.duration_since(known.since) >= OUTAGE_AFTER {
                 known.sent = Some(now);

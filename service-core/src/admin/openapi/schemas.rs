@@ -261,7 +261,7 @@ fn states() -> RefOr<Schema> {
 }
 
 fn statuses() -> RefOr<Schema> {
-    words([HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy].map(|status| status.to_string()))
+    words(HealthStatus::ALL.map(|status| status.to_string()))
 }
 
 fn number() -> RefOr<Schema> {

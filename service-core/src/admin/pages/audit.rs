@@ -16,7 +16,7 @@ use crate::runtime::operator_store::AuditPage;
 /// `GET /ui/audit`
 pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>, request: Request) -> Response {
     let root = Root::of(&request);
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     let page = query.page();
     let read = app.audit(page.clone()).await;
     let status = read.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);

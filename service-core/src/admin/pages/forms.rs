@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::app::AppState;
-use crate::admin::commands::{Command, Effect, NewOverride, Report, carry_out, remove_override, set_override};
+use crate::admin::commands::{Command, Effect, Report, carry_out};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Author, Parameters};
+use crate::admin::overrides::{NewOverride, remove_override, set_override};
 use crate::admin::pages::layout::Root;
 use crate::admin::pages::service::{self, Message, OVERRIDDEN, REMOVED, REQUESTED};
 use crate::admin::pages::work::failed_page;

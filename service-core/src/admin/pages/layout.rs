@@ -75,7 +75,7 @@ impl Page<'_> {
         let entries = entries.chain([("work", "ui/work", "Work"), ("audit", "ui/audit", "Audit")]);
         let events = if let Live::Events(id) = live { Some(id) } else { None };
         // In milliseconds, as JavaScript counts.
-        let now = app.registry.inner.services.shared.clock.wall_now();
+        let now = app.now();
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let page = html! {
             (DOCTYPE)

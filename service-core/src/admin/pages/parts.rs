@@ -20,27 +20,14 @@ const HEIGHT: f64 = 20.0;
 
 /// A health status: a sign, so that no colour is needed, and the word.
 pub(super) fn status(status: HealthStatus) -> Markup {
-    let sign = match status {
-        HealthStatus::Healthy => "●",
-        HealthStatus::Degraded => "▲",
-        HealthStatus::Unhealthy => "✖",
-    };
-    html! { span class={ "status " (status) } { span aria-hidden="true" { (sign) } " " (status) } }
+    html! { span class={ "status " (status) } { span aria-hidden="true" { (status.sign()) } " " (status) } }
 }
 
 /// A time, as its distance from now.
 pub(super) fn time(at: Option<SystemTime>, now: SystemTime) -> Markup {
     let Some(at) = at else { return html! { "–" } };
-    let text = match at.duration_since(now) {
-        Ok(ahead) if ahead >= Duration::from_secs(1) => format!("in {}", humanize::long(whole(ahead))),
-        Ok(_) => "now".to_owned(),
-        Err(_) => match now.duration_since(at).map(whole) {
-            Ok(ago) if !ago.is_zero() => format!("{} ago", humanize::long(ago)),
-            _ => "now".to_owned(),
-        },
-    };
     let exact = rfc3339::seconds(at).to_string();
-    html! { time datetime=(exact) title=(exact) { (text) } }
+    html! { time datetime=(exact) title=(exact) { (humanize::relative(at, now)) } }
 }
 
 /// When the next run is due, or what it needs.
@@ -52,10 +39,6 @@ pub(super) fn next_run(health: &ServiceHealth, now: SystemTime) -> Markup {
         ServiceState::Standby => html! { "on another replica" },
         _ => time(health.next_run, now),
     }
-}
-
-fn whole(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
 }
 
 pub(super) fn duration(milliseconds: f64) -> String {
@@ -114,6 +97,18 @@ pub(super) fn author(form: &str) -> Markup {
     }
 }
 
+/// A table, which scrolls by itself where the page is narrow.
+pub(super) fn data_table(label: &str, headings: &[&str], rows: Markup) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(label) {
+            table {
+                thead { tr { @for heading in headings { th { (heading) } } } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
 /// Entries of the audit, as a table, and what is missing in it.
 pub(super) fn audit_table(read: &AuditRead, now: SystemTime) -> Markup {
     let entries = &read.entries;
@@ -121,20 +116,15 @@ pub(super) fn audit_table(read: &AuditRead, now: SystemTime) -> Markup {
         @if let Some(why) = &read.missing {
             p.message.refused { "Only the entries in memory, as those of the database could not be read: " (why.message) }
         }
-        div.scroll tabindex="0" role="region" aria-label="Audit" {
-            table {
-                thead { tr { th { "When" } th { "Who" } th { "What" } th { "Why" } } }
-                tbody {
-                    @for entry in entries {
-                        tr {
-                            td { (time(Some(entry.at), now)) }
-                            td { (entry.by) }
-                            td { (entry.action) " " b { (entry.subject) } @if !entry.detail.is_empty() { " " code { (entry.detail) } } }
-                            td { (entry.why) }
-                        }
-                    }
+        (data_table("Audit", &["When", "Who", "What", "Why"], html! {
+            @for entry in entries {
+                tr {
+                    td { (time(Some(entry.at), now)) }
+                    td { (entry.by) }
+                    td { (entry.action) " " b { (entry.subject) } @if !entry.detail.is_empty() { " " code { (entry.detail) } } }
+                    td { (entry.why) }
                 }
             }
-        }
+        }))
     }
 }

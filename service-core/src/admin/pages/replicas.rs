@@ -10,8 +10,8 @@ use maud::{Markup, html};
 use crate::admin::app::AppState;
 use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{status, time};
-use crate::admin::replicas::{ClusterService, LeaseHolder, Liveness, Replica, Replicas, whole};
-use crate::humanize;
+use crate::admin::replicas::{ClusterService, LeaseHolder, Liveness, Replica, Replicas};
+use crate::humanize::{self, whole};
 use crate::observe::health::HealthStatus;
 use crate::service::state::ServiceState;
 
@@ -25,7 +25,7 @@ const MOST_EXPLAINED: usize = 2;
 /// `GET /ui/replicas`
 pub(crate) async fn replicas(State(app): AppState, request: Request) -> Response {
     let root = Root::of(&request);
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     let content = match app.leases() {
         Some(leases) => overview(&Replicas::read(&app, &leases, None).await, now, &root),
         None => html! {
@@ -52,7 +52,7 @@ fn overview(view: &Replicas, now: SystemTime, root: &Root) -> Markup {
                 @if count > 0 { span.count { b { (count) } " " (sign(liveness)) } " " }
             }
             a href="#services" { "services:" } " "
-            @for of in [HealthStatus::Unhealthy, HealthStatus::Degraded, HealthStatus::Healthy] {
+            @for of in HealthStatus::ALL.into_iter().rev() {
                 span.count { b { (of_status(of)) } " " (status(of)) } " "
             }
         }
@@ -179,7 +179,7 @@ fn service_row(view: &Replicas, service: &ClusterService, now: SystemTime, root:
                         @if others.is_empty() { "–" }
                         @for (n, (state, count)) in others.iter().enumerate() {
                             @if n > 0 { ", " }
-                            (count) " " (state.as_str().replace('_', " "))
+                            (count) " " (state.in_words())
                         }
                     }
                 }

@@ -9,16 +9,18 @@ use futures_util::future;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use crate::admin::api::{Run, last_runs, read_overrides};
+use crate::admin::api::{Run, last_runs};
 use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::commands::Command;
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
+use crate::admin::overrides::read_overrides;
 use crate::admin::pages::layout::{Live, Page, Root};
-use crate::admin::pages::parts::{audit_table, author, duration, next_run, status, strip, time};
+use crate::admin::pages::parts::{audit_table, author, data_table, duration, next_run, status, strip, time};
 use crate::admin::pages::replicas::{name, renewed, sign, without_database};
-use crate::admin::replicas::{Liveness, Replicas, whole};
+use crate::admin::replicas::{Liveness, Replicas};
 use crate::config::Layer;
+use crate::humanize::whole;
 use crate::observe::explain::{ExplainedOption, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
@@ -90,7 +92,7 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
     };
     let (health, explanation) = (handle.health(), handle.explain());
     let failures_in_a_row = handle.service.inner.lock().status.since_success;
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     let runs = last_runs(app, id);
     let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
     let replicas = async {
@@ -136,7 +138,7 @@ fn head(health: &ServiceHealth, failures: u32, explanation: &Explanation, now: S
         health.max_failures.map_or_else(|| "any number is retried".to_owned(), |most| format!("{most} are retried"));
     let is_new = |reason: &&String| !explanation.now.starts_with(reason.as_str());
     html! {
-        p.lead { (status(health.status)) " " span.state { (health.state.as_str().replace('_', " ")) } }
+        p.lead { (status(health.status)) " " span.state { (health.state.in_words()) } }
         p.reason { (explanation.now) }
         @if let Some(reason) = health.reason.as_ref().filter(is_new) { p.reason { (reason) } }
         dl.facts {
@@ -181,21 +183,16 @@ fn on_replicas(replicas: &Replicas, now: SystemTime, root: &Root) -> Markup {
             @let there = replicas.replicas.iter().filter(|(liveness, _)| *liveness != Liveness::Gone);
             @let there: Vec<_> = there.filter_map(|(liveness, replica)| Some((*liveness, replica, replica.service(&service.id)?))).collect();
             @if !there.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label="The service on each replica" {
-                    table {
-                        thead { tr { th { "Replica" } th { "Heartbeat" } th { "Service there" } th { "Why" } } }
-                        tbody {
-                            @for (liveness, replica, there) in there {
-                                tr {
-                                    td { (name(&replica.label(), replica.is_this)) }
-                                    td { (sign(liveness)) " " (time(now.checked_sub(whole(replica.seen())), now)) }
-                                    td { (status(there.status)) " " (there.state.as_str().replace('_', " ")) }
-                                    td { (there.reason.as_deref().unwrap_or("–")) }
-                                }
-                            }
+                (data_table("The service on each replica", &["Replica", "Heartbeat", "Service there", "Why"], html! {
+                    @for (liveness, replica, there) in there {
+                        tr {
+                            td { (name(&replica.label(), replica.is_this)) }
+                            td { (sign(liveness)) " " (time(now.checked_sub(whole(replica.seen())), now)) }
+                            td { (status(there.status)) " " (there.state.in_words()) }
+                            td { (there.reason.as_deref().unwrap_or("–")) }
                         }
                     }
-                }
+                }))
             }
         }
         p { a href=(root.link("ui/replicas")) { "All replicas" } }
@@ -266,27 +263,22 @@ fn run_table(runs: &[Run], state: ServiceState, now: SystemTime) -> Markup {
         h2 { "Recent runs" }
         (strip(runs, state))
         @if !runs.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Recent runs" {
-                table {
-                    thead { tr { th { "Run" } th { "Began" } th { "Took" } th { "Result" } th { "Items" } } }
-                    tbody {
-                        @for run in runs {
-                            tr class=[(!run.succeeded).then_some("failed")] {
-                                td { (run.run) }
-                                td { (time(Some(run.started_at), now)) }
-                                td { (duration(run.duration_ms)) }
-                                td {
-                                    @match &run.error {
-                                        Some(error) => { details { summary { "✖ failed" @match run.failure { Some(FailureKind::Panic) => " (panic)", Some(FailureKind::Timeout) => " (timeout)", _ => "" } } pre { (error) } } }
-                                        None => "succeeded",
-                                    }
-                                }
-                                td { (run.processed) @if run.failed > 0 { ", " (run.failed) " failed" } }
+            (data_table("Recent runs", &["Run", "Began", "Took", "Result", "Items"], html! {
+                @for run in runs {
+                    tr class=[(!run.succeeded).then_some("failed")] {
+                        td { (run.run) }
+                        td { (time(Some(run.started_at), now)) }
+                        td { (duration(run.duration_ms)) }
+                        td {
+                            @match &run.error {
+                                Some(error) => { details { summary { "✖ failed" @match run.failure { Some(FailureKind::Panic) => " (panic)", Some(FailureKind::Timeout) => " (timeout)", _ => "" } } pre { (error) } } }
+                                None => "succeeded",
                             }
                         }
+                        td { (run.processed) @if run.failed > 0 { ", " (run.failed) " failed" } }
                     }
                 }
-            }
+            }))
         }
     }
 }
@@ -352,21 +344,16 @@ fn options(explanation: &Explanation, now: SystemTime) -> Markup {
         @if !explanation.next_runs.is_empty() {
             p { "Next runs: " @for (n, at) in explanation.next_runs.iter().enumerate() { @if n > 0 { ", " } (time(Some(*at), now)) } }
         }
-        div.scroll tabindex="0" role="region" aria-label="Options" {
-            table {
-                thead { tr { th { "Option" } th { "Value" } th { "From" } } }
-                tbody {
-                    @for option in explanation.options.iter().filter(set) {
-                        tr {
-                            td { code { (option.key) } }
-                            td { (option.value) }
-                            td { (option.place) @for hidden in &option.hides { ", instead of " (hidden.value) " (" (hidden.place) ")" } }
-                        }
-                    }
-                    @for setting in &explanation.settings { tr { td { code { (setting.key) } } td { "(not shown)" } td { (setting.place) } } }
+        (data_table("Options", &["Option", "Value", "From"], html! {
+            @for option in explanation.options.iter().filter(set) {
+                tr {
+                    td { code { (option.key) } }
+                    td { (option.value) }
+                    td { (option.place) @for hidden in &option.hides { ", instead of " (hidden.value) " (" (hidden.place) ")" } }
                 }
             }
-        }
+            @for setting in &explanation.settings { tr { td { code { (setting.key) } } td { "(not shown)" } td { (setting.place) } } }
+        }))
         @for rejected in &explanation.rejected { p.message.refused { "Ignored: " (rejected) } }
         p.small { (explanation.type_name) ", registered at " (explanation.place) ", acts as " (explanation.requester_id) }
     }

@@ -36,7 +36,7 @@ pub(crate) struct Query {
 /// `GET /` and `GET /ui/services`
 pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, request: Request) -> Response {
     let root = Root::of(&request);
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     if let Some(ids) = &query.rows {
         let ids: BTreeSet<&str> = ids.split(',').collect();
         let services = ids.into_iter().take(MOST_ROWS).filter_map(|id| app.registry.get(id));
@@ -47,8 +47,7 @@ pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, r
     let mut services = app.registry.health().services;
     services.sort_by_key(|service| Reverse(service.status));
     let count = |status: HealthStatus| services.iter().filter(|service| service.status == status).count();
-    let counts =
-        [HealthStatus::Unhealthy, HealthStatus::Degraded, HealthStatus::Healthy].map(|status| (status, count(status)));
+    let counts = HealthStatus::ALL.map(|status| (status, count(status)));
     let wanted = query.q.trim().to_lowercase();
     let matches = |service: &&ServiceHealth| {
         let reason = service.reason.as_deref().unwrap_or_default();
@@ -65,7 +64,7 @@ pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, r
     let body = html! {
         h1 { "Services" }
         p #summary.summary {
-            @for (of, count) in counts { span.count { b { (count) } " " (status(of)) } " " }
+            @for (of, count) in counts.into_iter().rev() { span.count { b { (count) } " " (status(of)) } " " }
         }
         form.search role="search" method="get" action=(root.link("ui/services")) {
             label for="search" { "Search" }
@@ -95,7 +94,7 @@ fn row(app: &App, health: &ServiceHealth, now: SystemTime, root: &Root) -> Marku
                 a.id href=(root.link(&format!("ui/services/{id}"))) { (id) }
                 " " (status(health.status))
                 @if health.state == ServiceState::Standby { " " a.state href=(root.link("ui/replicas")) { "standby" } }
-                @else if health.state.as_str() != "running" { " " span.state { (health.state.as_str().replace('_', " ")) } }
+                @else if health.state != ServiceState::Running { " " span.state { (health.state.in_words()) } }
                 @if !health.labels.is_empty() { " " span.labels { (labels::text(&health.labels)) } }
                 @if let Some(reason) = &health.reason { p.reason { (reason) } }
             }

@@ -11,7 +11,7 @@ use crate::admin::app::{AppState, SharedApp};
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
 use crate::admin::pages::layout::{Live, Page, Root};
-use crate::admin::pages::parts::{author, duration, time};
+use crate::admin::pages::parts::{author, data_table, duration, time};
 use crate::admin::pages::service::Message;
 use crate::admin::samples::CAP;
 use crate::admin::work::{Range, Table, all, failed_rows as read_failed};
@@ -31,7 +31,7 @@ pub(crate) struct Query {
 pub(crate) async fn work(State(app): AppState, Asked(query): Asked<Query>, request: Request) -> Response {
     let root = Root::of(&request);
     let tables = all(&app).await;
-    let now = app.registry.inner.services.shared.clock.wall_now();
+    let now = app.now();
     let body = html! {
         @if let Some(rows) = query.done { (Message::Done(&format!("rows set back to pending: {rows}")).show()) }
         h1 { "Work" }
@@ -104,23 +104,18 @@ pub(super) async fn failed_page(
         @if rows.is_empty() && problem.is_none() { p { "No row has failed." } }
         @if !rows.is_empty() {
             form method="post" action=(root.link(&format!("ui/work/{table}/retry"))) {
-                div.scroll tabindex="0" role="region" aria-label="Failed rows" {
-                    table {
-                        thead { tr { th { "Retry" } th { "Key" } th { "Error" } th { "Attempts" } th { "Since" } } }
-                        tbody {
-                            @for row in rows.iter().take(PAGE as usize) {
-                                @let key = row.key.join(", ");
-                                tr {
-                                    td { input type="checkbox" name="key" value=(serde_json::json!(row.key)) aria-label={ "Retry row " (key) }; }
-                                    td { (key) }
-                                    td.error { (row.error.as_deref().unwrap_or("–")) }
-                                    td { @if let Some(attempts) = row.attempts { (attempts) } @else { "–" } }
-                                    td { (row.updated_at.as_deref().unwrap_or("–")) }
-                                }
-                            }
+                (data_table("Failed rows", &["Retry", "Key", "Error", "Attempts", "Since"], html! {
+                    @for row in rows.iter().take(PAGE as usize) {
+                        @let key = row.key.join(", ");
+                        tr {
+                            td { input type="checkbox" name="key" value=(serde_json::json!(row.key)) aria-label={ "Retry row " (key) }; }
+                            td { (key) }
+                            td.error { (row.error.as_deref().unwrap_or("–")) }
+                            td { @if let Some(attempts) = row.attempts { (attempts) } @else { "–" } }
+                            td { (row.updated_at.as_deref().unwrap_or("–")) }
                         }
                     }
-                }
+                }))
                 div.act {
                     (author("retry"))
                     div.buttons {

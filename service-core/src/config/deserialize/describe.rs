@@ -8,9 +8,9 @@ use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
 use crate::config::keys;
 use crate::config::layers::{Layer, Origin};
-use crate::config::secrets::REDACTED;
 use crate::config::values::Value;
 use crate::humanize::one_of;
+use crate::service::secret::REDACTED;
 use crate::suggest::nearest;
 
 pub(super) struct Describer<'a> {

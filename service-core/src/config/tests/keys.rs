@@ -53,8 +53,8 @@ fn every_field_of_the_options_has_a_key() {
     let text = format!("{:#?}", Options::default());
     let fields = text.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": "));
     for (field, _) in fields.filter(|(field, _)| !field.starts_with(' ')) {
-        // Only code sets who the service acts as, and three keys are the schedule.
-        assert!(field == "requester_id" || field == "schedule" || keys::find(field).is_some(), "{field}");
+        // Three keys are the schedule.
+        assert!(field == "schedule" || keys::find(field).is_some(), "{field}");
     }
 }
 

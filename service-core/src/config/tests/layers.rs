@@ -287,7 +287,7 @@ fn each_option_of_code_has_the_place_of_its_own_call() {
     let (first, line) = (ServiceOptions::new().max_failures(1).retry_delay(s(1)), line!());
     let code = first.and(ServiceOptions::new().max_failures(2).jitter(s(1)));
     let resolved = toml("").load().resolve(Target::new("mail", undeclared(), Some(&code)), &[]).unwrap();
-    let place = |key: &str| resolved.provenance.iter().find(|set| set.key == key).unwrap().place.clone();
+    let place = |key: &str| resolved.set_by(key).unwrap().place.clone();
     let at = |line: u32| format!("ServiceOptions at {}:{line}", file!());
     assert_eq!(place("retry_delay"), at(line));
     assert_eq!([place("max_failures"), place("jitter")], [at(line + 1), at(line + 1)]);
@@ -308,10 +308,10 @@ fn code_sets_options_of_any_kind() {
         restart: Some(Restart { delay: s(1), ..Restart::default() }),
         depends_on: vec!["a".to_owned()],
         rate_limit: Some(RateLimit { permits: 10, per: s(1) }),
-        requester_id: Some("robot".to_owned()),
         ..Options::default()
     };
     assert_eq!(*resolved.options, expected);
+    assert_eq!(resolved.set_by("requester_id").map(|set| set.value.as_str()), Some("robot"));
     assert_eq!(resolved.provenance[0].value, "1s 500ms");
     assert!(resolved.provenance[0].place.starts_with("ServiceOptions at "));
 }

@@ -14,7 +14,7 @@ use crate::config::{ConfigError, Layer, Origin, PendingChange, Resolved, Row, Sc
 use crate::log::warn;
 use crate::panic::Caught;
 use crate::runtime::dependencies;
-use crate::runtime::operator_store::{OtherPause, StoredPauses};
+use crate::runtime::operator_store::{OtherPause, PAUSED, StoredPauses};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::unknown_need;
@@ -110,9 +110,6 @@ impl TableRow {
         is_none.then(|| ConfigError::Value { setting: setting(), found: self.value.to_string(), expected })
     }
 }
-
-/// The key that is neither an option nor a setting.
-const PAUSED: &str = "paused";
 
 impl TableRows {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -291,7 +288,7 @@ impl TableRows {
             return;
         }
         let is_row = |key: &str| {
-            let set = resolved.provenance.iter().find(|set| set.key == key);
+            let set = resolved.set_by(key);
             set.is_some_and(|set| matches!(set.layer, Layer::Table | Layer::Override))
         };
         let id = service.id();
@@ -367,7 +364,7 @@ fn wrong_dependency(services: &Services, service: &RegisteredService, resolved: 
     if options_of(service).depends_on == resolved.options.depends_on {
         return None;
     }
-    let set = resolved.provenance.iter().find(|set| set.key == "depends_on")?;
+    let set = resolved.set_by("depends_on")?;
     let mut all = services.all();
     // The changed one first.
     all.sort_by_key(|other| other.id() != service.id());

@@ -14,9 +14,9 @@ use super::{Due, Exit, Supervisor, Times, adopt_options};
 use crate::humanize;
 use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
+use crate::runtime::factory::ready_made_has_ended;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::policy::{self, Decision};
-use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
 use crate::runtime::resource::Resource;
 use crate::runtime::run_history::{FailedRun, RunRecord, RunResult};
@@ -157,16 +157,7 @@ impl Supervisor {
         }
         let exit = match decision {
             Decision::Regular => {
-                self.woken = false;
-                service.update(|state| {
-                    // A start that waits for `ready` has been tried, so it is not healthy because of its length only.
-                    state.status.reach(StartPhase::Attempted);
-                    state.status.activity = Activity::Waiting;
-                    service.notify_waiters(state);
-                });
-                let now = Instant::now();
-                let (started, ended) = times.unwrap_or((now, now));
-                self.plan_regular(started, ended);
+                self.ignore(times);
                 None
             }
             Decision::GiveUp => {
@@ -208,7 +199,7 @@ impl Supervisor {
         let service = &self.cx.service;
         let text = service.shared.keeps_runs.load(Ordering::Relaxed).then(|| format!("{:#}", failure.error));
         let (replaced, waiters, outcome) = service.update(|state| {
-            let reported = state.take_progress(Outcome::idle());
+            let reported = state.count_progress();
             if let Some((history, error)) = state.history.as_mut().zip(text) {
                 let (kind, Outcome { processed, failed, .. }) = (failure.kind, reported);
                 match times.zip(duration) {
@@ -219,7 +210,6 @@ impl Supervisor {
                     None => history.count_failure(kind),
                 }
             }
-            state.status.stats.add(reported.processed, reported.failed);
             if !state.status.is_up() {
                 (state.status.first_failed, state.status.first_suspected) = (true, is_suspected);
             }
@@ -281,6 +271,21 @@ impl Supervisor {
         warn!(service.id = %service.id, "restarting with a fresh instance in {}", humanize::short(wait));
         self.back_off(wait, Some(WaitReason::Restart));
         None
+    }
+
+    /// Leaves the failure without a consequence: the service waits for the next regular run.
+    fn ignore(&mut self, times: Option<Times>) {
+        self.woken = false;
+        let service = &self.cx.service;
+        service.update(|state| {
+            // A start that waits for `ready` has been tried, so it is not healthy because of its length only.
+            state.status.reach(StartPhase::Attempted);
+            state.status.activity = Activity::Waiting;
+            service.notify_waiters(state);
+        });
+        let now = Instant::now();
+        let (started, ended) = times.unwrap_or((now, now));
+        self.plan_regular(started, ended);
     }
 
     /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.

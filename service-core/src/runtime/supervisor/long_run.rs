@@ -69,14 +69,13 @@ impl Supervisor {
     async fn end_as_requested(&mut self, is_success: bool) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {
-            let outcome = state.take_progress(Outcome::idle());
+            let outcome = state.count_progress();
             state.status.end_as_requested(ended);
             if is_success && state.requests.stop.as_ref().is_some_and(|stop| stop.by_itself) {
                 state.status.since_success = 0;
             }
             state.requests.interrupt = None;
             state.notify_waiters();
-            state.status.stats.add(outcome.processed, outcome.failed);
             if let Some(history) = &mut state.history {
                 let (started, duration) =
                     (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration());
@@ -104,12 +103,12 @@ impl Supervisor {
             }
             OnEnd::Stop => {
                 info!(service.id = %service.id, "the work is done, the service stops");
-                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                service.request_stop(StopRequest::by_itself());
                 None
             }
             OnEnd::Shutdown => {
                 info!(service.id = %service.id, "the work is done, the registry shuts down (`on_end`)");
-                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                service.request_stop(StopRequest::by_itself());
                 Some(Exit::Shutdown)
             }
         }

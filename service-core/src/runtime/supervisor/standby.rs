@@ -24,7 +24,6 @@ use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, StartPhase, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::{Schedule, later};
-use crate::service::outcome::Outcome;
 
 /// How long the release of a lease may take. If it fails, the lease expires.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,8 +115,7 @@ impl Supervisor {
         let extension = self.invoker.extension.clone();
         let is_outage = self.services.need_is_down(&service);
         let waiters = service.update(|state| {
-            let reported = state.take_progress(Outcome::idle());
-            state.status.stats.add(reported.processed, reported.failed);
+            let _ = state.count_progress();
             if state.status.in_run() {
                 state.status.end_as_requested(now);
             }
@@ -143,7 +141,7 @@ impl Supervisor {
         if self.once {
             lease.end_single_run();
             // A lost lease is no failure.
-            service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+            service.request_stop(StopRequest::by_itself());
             // The end of the loop cleans up.
             return Some(Exit::Stopped);
         }

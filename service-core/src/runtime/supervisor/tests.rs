@@ -16,9 +16,10 @@ use crate::config::options::Options;
 use crate::config::{Inputs, Sources};
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::{Extension, NoExtension};
+use crate::runtime::factory::Factory;
 use crate::runtime::fixtures::DESCRIPTOR;
 use crate::runtime::lifecycle::{BoxFuture, Cleanup, Lifecycle, Shape};
-use crate::runtime::registration::{Factory, RegisteredAt, RegisteredService, Registration};
+use crate::runtime::registration::{RegisteredAt, RegisteredService, Registration};
 use crate::runtime::requests::StopRequest;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
@@ -297,16 +298,7 @@ impl Service {
             state.status.begin();
             (state.status.incarnation, state.status.stats.runs)
         });
-        let cx = Context {
-            service: self.inner.clone(),
-            registry: Arc::new(()),
-            incarnation,
-            instance: 0,
-            run,
-            in_run: false,
-            nominal: Nominal::None,
-            epoch: None,
-        };
+        let cx = Context::new(self.inner.clone(), Arc::new(()), incarnation, run);
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::{PAUSED, TableRow, TableRows, resolve_with};
+use super::{TableRow, TableRows, resolve_with};
 use crate::config::{ConfigError, Layer};
+use crate::runtime::operator_store::PAUSED;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 
