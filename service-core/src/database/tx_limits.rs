@@ -1,7 +1,7 @@
 //! What limits the transaction of an item of `claim_each`: its turn in the queue of its batch ([`QueuePlace`]), and the
 //! time limit of the item ([`TimeLimit`]).
 
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
@@ -39,19 +39,15 @@ impl QueuePlace {
 
     /// Waits for the turn, which lasts until the result is dropped.
     pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.lock().since = Some(Instant::now());
+        self.wait.lock().since = Some(Instant::now());
         let _end = EndWait(self);
         Arc::clone(&self.queue).acquire_owned().await.ok()
     }
 
     /// How long the transaction has waited so far.
     pub(crate) fn time(&self) -> Duration {
-        let wait = self.lock();
+        let wait = self.wait.lock();
         wait.before + wait.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Wait> {
-        self.wait.lock()
     }
 }
 
@@ -60,7 +56,7 @@ struct EndWait<'a>(&'a QueuePlace);
 
 impl Drop for EndWait<'_> {
     fn drop(&mut self) {
-        let mut wait = self.0.lock();
+        let mut wait = self.0.wait.lock();
         if let Some(since) = wait.since.take() {
             wait.before += since.elapsed();
         }

@@ -5,7 +5,7 @@
 //! fail a service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -115,13 +115,9 @@ impl TableRow {
 const PAUSED: &str = "paused";
 
 impl TableRows {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// Returns the rows that are in effect for a service.
     pub(crate) fn in_effect(&self, sources: &Sources, service: &str) -> Vec<Row> {
-        let state = self.state();
+        let state = self.state.lock();
         let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
         state.applied.get(service).into_iter().flatten().map(row).collect()
     }
@@ -129,7 +125,7 @@ impl TableRows {
     /// Applies the rows again, because the layers below have changed.
     pub(crate) fn apply_again(&self, services: &Services) {
         for service in services.all() {
-            let rows = self.state().read.get(service.id()).cloned().unwrap_or_default();
+            let rows = self.state.lock().read.get(service.id()).cloned().unwrap_or_default();
             if !rows.is_empty() {
                 self.apply(services, &service, &rows);
             }
@@ -138,7 +134,7 @@ impl TableRows {
 
     /// Returns what pauses a service, by the rows that were read last.
     pub(crate) fn pauses(&self, service: &RegisteredService) -> StoredPauses {
-        let state = self.state();
+        let state = self.state.lock();
         let pauses = state.pauses.get(service.id()).map_or(&[][..], Vec::as_slice);
         let (own, others): (Vec<&TableRow>, Vec<&TableRow>) = pauses.iter().partition(|row| row.is_own_override());
         let other = decisive(&others).map(|row| {
@@ -155,7 +151,7 @@ impl TableRows {
 
     fn report(&self, service: &str, place: &str, problem: &str) {
         let line = format!("{place}: {problem}");
-        if self.state().reported.insert(format!("{service} {line}")) {
+        if self.state.lock().reported.insert(format!("{service} {line}")) {
             warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
         }
     }
@@ -174,14 +170,14 @@ impl TableRows {
                 rows.map(move |row| TableRow { scope, ..row.clone() })
             });
             let current: Vec<TableRow> = scoped.collect();
-            let is_known = match self.state().read.get_key_value(id) {
+            let is_known = match self.state.lock().read.get_key_value(id) {
                 None => current.is_empty(),
                 // The service may have been unregistered, and another one registered with its id.
                 Some((known, rows)) => Arc::ptr_eq(known, id) && *rows == current,
             };
             if !is_known {
                 self.apply(services, &service, &current);
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 state.read.remove(id);
                 state.read.insert(id.clone(), current);
             }
@@ -195,12 +191,12 @@ impl TableRows {
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
         // Removes the values of rows that were deleted.
-        self.state().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
+        self.state.lock().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
         let rows = rows.into_iter().filter_map(|row| {
             let Some(problem) = row.problem(id) else { return Some(row) };
             self.report(id, &row.place, &problem.to_string());
             rejected.push(problem);
-            let last_valid = self.state().last_valid.get(&(id.clone(), row.slot())).cloned();
+            let last_valid = self.state.lock().last_valid.get(&(id.clone(), row.slot())).cloned();
             last_valid.map(|value| TableRow { value, problem: None, ..row })
         });
         let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
@@ -256,7 +252,7 @@ impl TableRows {
         };
         if let Some(resolved) = resolved {
             self.set_valid(id, &rows);
-            self.state().applied.insert(id.clone(), rows);
+            self.state.lock().applied.insert(id.clone(), rows);
             let resolved =
                 if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
             self.report_pending(service, &resolved);
@@ -266,18 +262,18 @@ impl TableRows {
         self.set_valid(id, &pauses);
         let pause = decisive(&pauses.iter().collect::<Vec<_>>())
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
-        self.state().pauses.insert(id.clone(), pauses);
+        self.state.lock().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
     }
 
     fn set_valid(&self, id: &Arc<str>, rows: &[TableRow]) {
         let values = rows.iter().map(|row| ((id.clone(), row.slot()), row.value.clone()));
-        self.state().last_valid.extend(values);
+        self.state.lock().last_valid.extend(values);
     }
 
     /// The services start with the rows that were read before.
     pub(super) fn set_started(&self) {
-        self.state().started = true;
+        self.state.lock().started = true;
     }
 
     /// Reports what rows change only at the next start of the program.
@@ -287,7 +283,7 @@ impl TableRows {
             (state.requests.resolved.clone(), state.status.incarnation > 0)
         };
         // A disabled service never begins by itself.
-        if !has_begun && (before.options.enabled || !self.state().started) {
+        if !has_begun && (before.options.enabled || !self.state.lock().started) {
             return;
         }
         let is_row = |key: &str| {
@@ -306,7 +302,7 @@ impl TableRows {
 
     /// Replaces a row by its last valid value, or removes it.
     fn replace(&self, id: &Arc<str>, rows: &mut Vec<TableRow>, at: usize) {
-        let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
+        let last_valid = self.state.lock().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
         match last_valid {
             Some(value) if value != rows[at].value => rows[at].value = value,
             _ => _ = rows.remove(at),

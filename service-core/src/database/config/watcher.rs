@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
@@ -182,10 +182,6 @@ impl TableWatcher {
     /// Sets the monitor of virtual time, once.
     pub(crate) fn set_monitor(&self, monitor: Arc<StatementMonitor>) {
         let _ = self.monitor.set(monitor);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 
     /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.
@@ -487,7 +483,7 @@ impl TableWatcher {
     fn apply(&self, services: &Services, tables: Tables) -> Polled {
         let mut polled = Polled::default();
         let rows = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             match tables.config {
                 Ok(rows) => state.config = rows,
                 Err(error) => polled.config = Some(error),
@@ -509,7 +505,7 @@ impl TableWatcher {
     /// Reports once that tables cannot be read, and once that they can be read again.
     fn report_unreadable(&self, polled: &Polled) {
         let unreadable = polled.unreadable();
-        let before = std::mem::replace(&mut self.state().unreadable, unreadable.map(|(tables, _)| tables));
+        let before = std::mem::replace(&mut self.state.lock().unreadable, unreadable.map(|(tables, _)| tables));
         match (before, unreadable) {
             (before, Some((tables, error))) if before != Some(tables) => {
                 warn!("{tables} cannot be read, the values read last stay in effect: {error:#}");
@@ -580,7 +576,7 @@ impl TableWatcher {
     /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of
     /// others, and an error leaves them to the next poll.
     async fn remove_expired(&self) {
-        let Some(now) = self.state().expired_by.take() else { return };
+        let Some(now) = self.state.lock().expired_by.take() else { return };
         let removed = self.with_spare(&self.for_polls, |db| async move {
             let tx = self.begin(&db).await?;
             let expired = expire_overrides(&tx, now).await?;
@@ -623,7 +619,7 @@ impl TableWatcher {
         let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
         let (expired, overrides): (Vec<_>, Vec<_>) = overrides.partition(|found| is_expired(found, now));
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.next_expiry = overrides.iter().filter_map(end_of).min();
             state.expired_by = (!expired.is_empty()).then_some(now);
         }
@@ -643,7 +639,7 @@ impl TableWatcher {
 
     /// When the next poll is due at the latest: an override expires, or a fire is skipped.
     pub(crate) fn next_due(&self, services: &Services) -> Option<SystemTime> {
-        let expiry = self.state().next_expiry.map(SystemTime::from);
+        let expiry = self.state.lock().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
@@ -145,7 +145,7 @@ impl Notifier {
     pub(crate) fn send_later(&self, topic: &str) {
         // No service can have another topic.
         if is_name(topic) {
-            self.outbox().insert(topic.to_owned());
+            self.outbox.lock().insert(topic.to_owned());
             self.filled.notify_one();
         }
     }
@@ -197,21 +197,17 @@ impl Notifier {
 
     /// Takes the topics that are to be sent. Those that are added meanwhile are sent again.
     pub(crate) fn take_outbox(&self) -> Vec<String> {
-        std::mem::take(&mut *self.outbox()).into_iter().collect()
+        std::mem::take(&mut *self.outbox.lock()).into_iter().collect()
     }
 
     /// Puts topics back that could not be sent.
     pub(crate) fn put_back(&self, topics: Vec<String>) {
-        self.outbox().extend(topics);
+        self.outbox.lock().extend(topics);
     }
 
     /// Returns when there may be topics to send.
     pub(crate) async fn outbox_filled(&self) {
         self.filled.notified().await;
-    }
-
-    fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.outbox.lock()
     }
 }
 
@@ -219,7 +215,7 @@ impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Notifier")
             .field("origin", &self.origin)
-            .field("outbox", &*self.outbox())
+            .field("outbox", &*self.outbox.lock())
             .finish_non_exhaustive()
     }
 }
@@ -244,6 +240,6 @@ mod tests {
         for topic in ["orders", "orders", "", "two words", &"long".repeat(2_000), "it's"] {
             notifier.send_later(topic);
         }
-        assert_eq!(*notifier.outbox(), BTreeSet::from(["orders".to_owned()]));
+        assert_eq!(*notifier.outbox.lock(), BTreeSet::from(["orders".to_owned()]));
     }
 }

@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -127,7 +127,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
 
     fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let (begun, last) = (Instant::now(), *self.failed_count());
+            let (begun, last) = (Instant::now(), *self.failed_count.lock());
             if let FailedCount::Skipped(until) = last
                 && begun < until
             {
@@ -146,7 +146,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
             };
             let counted = tokio::time::timeout(FAILED_LIMIT + CONNECT_LIMIT, counting).await;
             let took_too_long = |count| matches!(count, FailedCount::Skipped(_));
-            if took_too_long(*self.failed_count()) && !took_too_long(last) {
+            if took_too_long(*self.failed_count.lock()) && !took_too_long(last) {
                 crate::log::warn!(
                     table = self.name(),
                     "the failed rows take too long to count: the last count stays, and the next one follows in {} ({})",
@@ -250,7 +250,7 @@ impl<E: WorkItem> Table<E> {
         let begun = Instant::now();
         let failed = tokio::time::timeout(FAILED_LIMIT, count(&tx, self.rows(FAILED), cap)).await;
         let (took, is_counted) = (begun.elapsed(), matches!(failed, Ok(Ok(_))));
-        *self.failed_count() = match took {
+        *self.failed_count.lock() = match took {
             _ if took >= FAILED_LIMIT => FailedCount::Skipped(begun + COUNT_AGAIN),
             _ if is_counted && took < QUICK => FailedCount::Quick,
             _ => FailedCount::SlowOrUnknown,
@@ -273,10 +273,6 @@ impl<E: WorkItem> Table<E> {
             tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", limit.as_millis())).await?;
         }
         Ok(tx)
-    }
-
-    fn failed_count(&self) -> MutexGuard<'_, FailedCount> {
-        self.failed_count.lock()
     }
 
     /// The limit of queries for failed rows, and what makes them faster.
