@@ -100,7 +100,7 @@ fn limit(length: Duration) -> Duration {
 
 impl Coordinator {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
-        let is_virtual = db.is_virtual;
+        let is_virtual = db.is_virtual();
         let to_compete = Arc::new(Notify::new());
         let table = Arc::new(LeaseTable::new(db, clock));
         let fleet = Arc::new(Fleet::new(table.clone(), is_virtual, to_compete.clone()));

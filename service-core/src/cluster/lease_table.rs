@@ -66,7 +66,7 @@ pub(super) struct Taken {
 
 impl LeaseTable {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
-        let boot = match (db.backend(), db.is_virtual) {
+        let boot = match (db.backend(), db.is_virtual()) {
             (_, true) | (DbBackend::Postgres, false) => String::new(),
             _ => crate::cluster::clock::boot_id(),
         };
@@ -240,7 +240,7 @@ impl LeaseTable {
 
     /// Notifies the other replicas when this transaction commits: a lease is released, or there is a request.
     pub(super) async fn announce(&self, tx: &Transaction) -> Result<()> {
-        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual {
+        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual() {
             self.db.notifier.announce_released(tx).await?;
         }
         Ok(())
@@ -307,7 +307,7 @@ impl LeaseTable {
 
     /// The time by which leases expire, in milliseconds, as SQL.
     pub(super) fn now(&self) -> String {
-        match (self.db.backend(), self.db.is_virtual) {
+        match (self.db.backend(), self.db.is_virtual()) {
             // `now()` would be the start of the transaction, which may have waited for a lock since.
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
             (_, false) if !IS_SHARED => self.wall_now(),
@@ -317,7 +317,7 @@ impl LeaseTable {
 
     /// The time by which schedules continue, in milliseconds, as SQL. It goes on when the machine is started again.
     pub(super) fn wall_now(&self) -> String {
-        match (self.db.backend(), self.db.is_virtual) {
+        match (self.db.backend(), self.db.is_virtual()) {
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
             (_, true) => self.clock.now().as_millis().to_string(),
             _ => "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)".to_owned(),

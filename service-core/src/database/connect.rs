@@ -128,14 +128,6 @@ fn stays_open<DB: sea_orm::sqlx::Database>(
     pool.min_connections(connections).max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
 
-/// The services' pool of a registry, and connections beside it.
-#[derive(Debug)]
-pub(crate) struct RegistryPool {
-    pub(crate) db: DatabaseConnection,
-    /// `None` for a database in memory: another connection would open another database.
-    pub(crate) direct: Option<DirectConnection>,
-}
-
 /// The options of a pool by its URL alone.
 pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     // A wrong URL is reported here, because the driver's message would show its password.
@@ -147,9 +139,12 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     Ok(options)
 }
 
-/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never
-/// work is.
-pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
+/// Opens a registry's pool, and what opens connections beside it: nothing for a database in memory, where another
+/// connection would open another database. A database that is down is not an error, because it may come up later. A URL
+/// that can never work is.
+pub(crate) async fn connect_for_registry(
+    options: ConnectOptions,
+) -> Result<(DatabaseConnection, Option<DirectConnection>)> {
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
     let direct = match target.engine {
@@ -157,10 +152,10 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
         _ => Some(DirectConnection::new(tuned(pinged_when_idle(options.clone()), &target))),
     };
     match open(pinged_when_idle(options.clone()), true).await {
-        Ok(db) => Ok(RegistryPool { db, direct }),
+        Ok(db) => Ok((db, direct)),
         Err(error) if target.engine == Engine::SqliteFile && error.find::<OpenError>().is_some() => {
             match unopened_sqlite(&tuned(options, &target), &target) {
-                Some(db) => Ok(RegistryPool { db, direct }),
+                Some(db) => Ok((db, direct)),
                 None => Err(error),
             }
         }

@@ -23,6 +23,7 @@ mod lossy;
 mod nested;
 mod operator_store;
 pub(crate) mod registry_db;
+mod registry_pool;
 mod savepoints;
 mod schema;
 mod service_db;

@@ -92,7 +92,7 @@ impl Listener {
         notifier: &Arc<Notifier>,
         direct: Option<PgConnectOptions>,
     ) -> Option<Self> {
-        pool_options(&watcher.db)?;
+        pool_options(&watcher.pool.db)?;
         let shared = Shared {
             watcher: watcher.clone(),
             notifier: notifier.clone(),
@@ -295,7 +295,7 @@ impl Shared {
     async fn connect(&self, direct: Option<&PgConnectOptions>) -> std::result::Result<PgListener, SqlxError> {
         let options = match direct {
             Some(direct) => direct.clone(),
-            None => pool_options(&self.watcher.db).ok_or(SqlxError::PoolClosed)?,
+            None => pool_options(&self.watcher.pool.db).ok_or(SqlxError::PoolClosed)?,
         };
         // A pool of one connection, because the listener takes its connection from a pool.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LIMIT).idle_timeout(None).max_lifetime(None);
@@ -306,7 +306,7 @@ impl Shared {
 
     /// Sends a notification to this replica through the services' pool. Returns whether it was sent.
     async fn announce_itself(&self) -> bool {
-        let send = self.watcher.with_db(|db| async move {
+        let send = self.watcher.pool.with_db(|db| async move {
             self.notifier.announce_itself(&db).await?;
             Ok(())
         });

@@ -119,8 +119,8 @@ impl<E: WorkItem> WorkTable for Table<E> {
             };
             // A slow count would keep a connection of the services for as long.
             match self.fits_pool.swap(false, Ordering::Relaxed) {
-                true => self.watcher.with_db(work).await,
-                false => self.watcher.with_own(work).await,
+                true => self.watcher.pool.with_db(work).await,
+                false => self.watcher.pool.with_own(work).await,
             }
         })
     }
@@ -140,8 +140,8 @@ impl<E: WorkItem> WorkTable for Table<E> {
             let work = move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) };
             let counting = async {
                 match last {
-                    FailedCount::Quick => self.watcher.with_db(work).await,
-                    _ => self.watcher.with_own(work).await,
+                    FailedCount::Quick => self.watcher.pool.with_db(work).await,
+                    _ => self.watcher.pool.with_own(work).await,
                 }
             };
             let counted = tokio::time::timeout(FAILED_LIMIT + CONNECT_LIMIT, counting).await;
@@ -164,7 +164,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
     fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
         Box::pin(async move {
             let begun = Instant::now();
-            let listing = self.watcher.with_own(move |db| async move {
+            let listing = self.watcher.pool.with_own(move |db| async move {
                 let tx = self.begin_limited(&db, FAILED_LIMIT).await?;
                 let rows = tx.query_all(&self.failed_rows(offset, limit)).await?;
                 tx.rollback().await?;
@@ -191,7 +191,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
                 Some(keys) => keys.iter().map(|key| self.has_key(key)).fold(Condition::any(), Condition::add),
             };
             let mut rows = 0;
-            let result = retry_in_portions::<E>(&self.watcher.db, condition, &mut rows).await;
+            let result = retry_in_portions::<E>(&self.watcher.pool.db, condition, &mut rows).await;
             Retried { rows, result }
         })
     }
@@ -199,7 +199,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
 
 impl<E: WorkItem> Table<E> {
     fn open(watcher: Arc<TableWatcher>) -> Arc<dyn WorkTable> {
-        let sql = TableSql::of::<E>(watcher.db.get_database_backend(), Backoff::default());
+        let sql = TableSql::of::<E>(watcher.pool.db.get_database_backend(), Backoff::default());
         Arc::new(Self {
             watcher,
             sql,
@@ -212,7 +212,7 @@ impl<E: WorkItem> Table<E> {
     async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {
         let tx = self.begin_limited(db, PENDING_LIMIT).await?;
         // The rows and claims of a test have its time.
-        let notifier = self.watcher.is_virtual.then(|| Notifier::of_pool(&self.watcher.db)).flatten();
+        let notifier = self.watcher.pool.is_virtual.then(|| Notifier::of_pool(&self.watcher.pool.db)).flatten();
         let now = match notifier {
             Some(notifier) => notifier.now(),
             None => DbTime::Database.now(&tx).await?,
