@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 
 use crate::cluster::clock::IS_SHARED;
 use crate::cluster::identity::Identity;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::limited;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::Transaction;
@@ -105,7 +105,7 @@ impl LeaseTable {
             false => "",
         };
         let ids_of = |rows: Vec<QueryResult>| {
-            rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<Vec<String>, DbErr>>()
+            rows.iter().map(|row| row.try_get("", "service_id")).collect::<DbResult<Vec<String>>>()
         };
         let mut renewal = self.renewal(ids, unlocked);
         renewal.sql += " RETURNING service_id";
@@ -144,7 +144,7 @@ impl LeaseTable {
             );
             let query = self.statement(&sql, [self.boot(), self.owner(), self.list(ids)]);
             let rows = self.db.query(&cx, query).await?;
-            Ok(rows.iter().map(lease_row).collect::<Result<_, DbErr>>()?)
+            Ok(rows.iter().map(lease_row).collect::<DbResult<_>>()?)
         });
         read.await
     }
@@ -161,7 +161,7 @@ impl LeaseTable {
                 let leases: i64 = row.try_get("", "leases")?;
                 Ok((row.try_get("", "owner")?, usize::try_from(leases).unwrap_or_default()))
             };
-            Ok(rows.iter().map(count).collect::<Result<_, DbErr>>()?)
+            Ok(rows.iter().map(count).collect::<DbResult<_>>()?)
         });
         count.await
     }
@@ -278,7 +278,7 @@ impl LeaseTable {
 
     /// Returns what was read of a row. A row that cannot be read is reported once, and left out: another program may
     /// have written it, and SQLite accepts any value.
-    pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: Result<T, DbErr>) -> Option<T> {
+    pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: DbResult<T>) -> Option<T> {
         let error = match read {
             Ok(read) => return Some(read),
             Err(error) => error,
@@ -352,7 +352,7 @@ impl LeaseTable {
 const PRECEDENCE_MS: i64 = 5_000;
 const DATABASE_NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
 
-fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
+fn lease_row(row: &QueryResult) -> DbResult<(String, LeaseRow)> {
     let (lease, left): (i64, i64) = (row.try_get("", "lease_ms")?, row.try_get("", "left_ms")?);
     let epoch: i64 = row.try_get("", "epoch")?;
     let lease_row = LeaseRow {

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DbBackend, DbErr, QueryResult};
+use sea_orm::{DbBackend, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease_table::LeaseTable;
+use crate::database::error_kind::DbResult;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
 use crate::service::error::Result;
@@ -142,7 +143,7 @@ impl LeaseTable {
         read.await
     }
 
-    fn replica_of(&self, row: &QueryResult, live: Duration) -> Result<Replica, DbErr> {
+    fn replica_of(&self, row: &QueryResult, live: Duration) -> DbResult<Replica> {
         let (seen, services): (i64, String) = (row.try_get("", "seen_ms")?, row.try_get("", "services")?);
         let (started, pid): (String, i64) = (row.try_get("", "started_at")?, row.try_get("", "pid")?);
         // A row that is ahead was written before the clock was set back. How long ago is not known, and a live replica

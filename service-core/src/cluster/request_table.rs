@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
 use crate::cluster::lease_table::LeaseTable;
+use crate::database::error_kind::DbResult;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::{Outcome, RunReport};
 
@@ -212,7 +213,7 @@ impl LeaseTable {
             let Some(row) = self.db.query(&cx, query).await?.pop() else { return Ok(RequestProgress::Gone) };
             let (taken, report): (Option<String>, Option<String>) =
                 (row.try_get("", "taken_by")?, row.try_get("", "report")?);
-            let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
+            let flag = |name: &str| -> DbResult<bool> { Ok(row.try_get::<i32>("", name)? == 1) };
             Ok(match (report, taken) {
                 (Some(report), _) => RequestProgress::Done(report_of(serde_json::from_str(&report)?)),
                 (None, Some(_)) => RequestProgress::Taken { is_holder: flag("is_holder")? },
@@ -225,7 +226,7 @@ impl LeaseTable {
 }
 
 /// `None`: a later version has requested what this one does not know.
-fn request_of(row: &QueryResult) -> Result<Option<Request>, DbErr> {
+fn request_of(row: &QueryResult) -> DbResult<Option<Request>> {
     let action: String = row.try_get("", "action")?;
     let Some(action) = Action::parse(&action) else { return Ok(None) };
     let [id, service_id] = ["id", "service_id"].map(|name| row.try_get("", name));

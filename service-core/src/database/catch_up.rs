@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DbErr};
 
+use crate::database::error_kind::DbResult;
 use crate::database::wall_clock::{format_time, parse_time};
 use crate::log::warn;
 use crate::runtime::registration::RegisteredService;
@@ -51,8 +52,7 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
         let text: Option<String> = row.try_get("", name)?;
         Ok(text.and_then(|text| parse_time(&text).ok()))
     };
-    let (run, fire): (std::result::Result<_, DbErr>, std::result::Result<_, DbErr>) =
-        (time("last_run"), time("last_fire"));
+    let (run, fire): (DbResult<_>, DbResult<_>) = (time("last_run"), time("last_fire"));
     Ok(LastRun { run: run?, fire: fire?, schedule: row.try_get("", "schedule")? })
 }
 

@@ -9,7 +9,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbB
 
 use crate::database::database_url::{DatabaseUrl, Engine};
 use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::service::error::{Error, Result};
 
 /// How long SQLite waits for a lock before it reports "busy".
@@ -268,7 +268,7 @@ fn invalid_url(shown: &str) -> Error {
 ///
 /// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be
 /// set.
-async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
+async fn set_wal(db: &DatabaseConnection) -> DbResult<()> {
     let begun = Instant::now();
     loop {
         match db.execute_unprepared("PRAGMA journal_mode = WAL").await {

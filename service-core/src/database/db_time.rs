@@ -3,8 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, Query};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend};
 
+use crate::database::error_kind::DbResult;
 use crate::database::wall_clock::WallClock;
 
 /// The clock of the database, or that of a test.
@@ -29,7 +30,7 @@ impl DbTime {
     }
 
     /// The current time.
-    pub(crate) async fn now(&self, db: &impl ConnectionTrait) -> Result<DateTime<Utc>, DbErr> {
+    pub(crate) async fn now(&self, db: &impl ConnectionTrait) -> DbResult<DateTime<Utc>> {
         if let Self::Virtual(clock) = self {
             return Ok(clock.now());
         }

@@ -12,6 +12,9 @@ use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 
 use crate::service::error::Error;
 
+/// A result whose error is sea-orm's.
+pub(crate) type DbResult<T> = Result<T, DbErr>;
+
 /// The cause of a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorKind {

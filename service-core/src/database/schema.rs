@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::tx_limits::LOCK_LIMIT;
@@ -261,7 +261,7 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
     };
     let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
     let there = rows.iter().map(|row| Ok((row.try_get("", "in_table")?, row.try_get("", "name")?)));
-    let there = there.collect::<std::result::Result<Vec<(String, String)>, DbErr>>()?;
+    let there = there.collect::<DbResult<Vec<(String, String)>>>()?;
     let lacks = |(table, column, _): &(&str, &str, &str)| {
         let mut columns = there.iter().filter(|(of, _)| of == table).peekable();
         columns.peek().is_some() && columns.all(|(_, name)| name != column)
@@ -288,8 +288,7 @@ async fn missing_tables(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> 
         Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
         Err(source) => return Err(Error::new(CannotCheck(source))),
     };
-    let missing =
-        rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, DbErr>>()?;
+    let missing = rows.iter().map(|row| row.try_get("", "name")).collect::<DbResult<Vec<String>>>()?;
     Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| missing.iter().any(|found| found == name)).collect())
 }
 

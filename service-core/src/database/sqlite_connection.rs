@@ -9,11 +9,13 @@ use sea_orm::{
     TransactionTrait,
 };
 
+use crate::database::error_kind::DbResult;
+
 /// How many connections of a pool are tried.
 const TRIES: usize = 20;
 
 /// Begins an immediate transaction, on a connection that was not left inside another one.
-pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Result<DatabaseTransaction, DbErr> {
+pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> DbResult<DatabaseTransaction> {
     for _ in 0..TRIES {
         let tx = db.begin_with_options(immediate()).await?;
         if pool_is_checked {

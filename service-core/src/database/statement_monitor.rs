@@ -22,6 +22,7 @@ use sea_orm::{
 
 use tokio::sync::Notify;
 
+use crate::database::error_kind::DbResult;
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::sync::Mutex;
@@ -125,7 +126,7 @@ impl StatementMonitor {
 
     /// # Errors
     /// The test has cut off this replica from the database.
-    pub(crate) fn check(&self) -> Result<(), DbErr> {
+    pub(crate) fn check(&self) -> DbResult<()> {
         if !self.is_cut_off.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -281,26 +282,26 @@ impl MonitoredTx {
     ///
     /// # Errors
     /// The test has cut off this replica from the database.
-    pub(crate) async fn before_commit(&self) -> Result<(), DbErr> {
+    pub(crate) async fn before_commit(&self) -> DbResult<()> {
         self.statement().await.map(drop)
     }
 
-    fn check(&self) -> Result<(), DbErr> {
+    fn check(&self) -> DbResult<()> {
         self.presence.as_ref().map_or(Ok(()), |presence| presence.monitor.check())
     }
 
     /// As those of the trait, without a boxed future: they are called for each row.
-    pub(crate) async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+    pub(crate) async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         let _in_flight = self.statement().await?;
         self.tx.execute_raw(statement).await
     }
 
-    pub(crate) async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+    pub(crate) async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         let _in_flight = self.statement().await?;
         self.tx.execute_unprepared(sql).await
     }
 
-    async fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
+    async fn statement(&self) -> DbResult<Option<InFlight<'_>>> {
         self.check()?;
         let Some(presence) = &self.presence else { return Ok(None) };
         let in_flight = presence.statement();
@@ -315,20 +316,20 @@ impl ConnectionTrait for MonitoredTx {
         self.tx.get_database_backend()
     }
 
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+    async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         Self::execute_raw(self, statement).await
     }
 
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+    async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         Self::execute_unprepared(self, sql).await
     }
 
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+    async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
         let _in_flight = self.statement().await?;
         self.tx.query_one_raw(statement).await
     }
 
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+    async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
         let _in_flight = self.statement().await?;
         self.tx.query_all_raw(statement).await
     }

@@ -19,7 +19,7 @@ use sea_orm::{
 };
 use tokio::sync::OnceCell;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::fence::Refusal;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenBatch, OpenTransaction, TxContext, uncut};
@@ -31,8 +31,6 @@ use crate::sync::Mutex;
 
 /// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
 const PROOF: &str = "SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof";
-
-type DbResult<T> = std::result::Result<T, DbErr>;
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///

@@ -4,10 +4,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::database::error_kind::DbResult;
 use crate::sync::Mutex;
 
 /// Before a statement on PostgreSQL: how long it waits for a lock that keeps out readers, or that another session may
@@ -78,7 +79,7 @@ impl TimeLimit {
 
     /// Limits each statement of a transaction on PostgreSQL to the time that is left, unless a shorter limit applies
     /// already.
-    pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> DbResult<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
         let now = "current_setting('statement_timeout')";

@@ -9,11 +9,12 @@ use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tokio::sync::Notify;
 
 use crate::config::is_name;
 use crate::database::direct::is_same_pool;
+use crate::database::error_kind::DbResult;
 use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
@@ -151,13 +152,13 @@ impl Notifier {
     }
 
     /// Announces topics on a connection to PostgreSQL; inside a transaction, with its commit.
-    pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> Result<(), DbErr> {
+    pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> DbResult<()> {
         let payloads = topics.iter().filter(|topic| is_name(topic)).map(|topic| self.payload(topic)).collect();
         self.announce_payloads(db, payloads).await
     }
 
     /// Announces to the other replicas that the lease of a service is released.
-    pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> DbResult<()> {
         self.announce_payloads(db, vec![self.payload(RELEASED)]).await
     }
 
@@ -167,11 +168,11 @@ impl Notifier {
     }
 
     /// Announces nothing to others, but shows this replica that its listener works.
-    pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> DbResult<()> {
         self.announce_payloads(db, vec![self.payload("")]).await
     }
 
-    async fn announce_payloads(&self, db: &impl ConnectionTrait, payloads: Vec<String>) -> Result<(), DbErr> {
+    async fn announce_payloads(&self, db: &impl ConnectionTrait, payloads: Vec<String>) -> DbResult<()> {
         if payloads.is_empty() {
             return Ok(());
         }

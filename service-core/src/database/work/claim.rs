@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult
 
 use crate::database::connect::pool_size;
 use crate::database::direct::explained;
-use crate::database::error_kind::{ErrorKind, is_lock_timeout};
+use crate::database::error_kind::{DbResult, ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
@@ -188,7 +188,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         query: &ClaimQuery<E>,
         now: DateTime<Utc>,
         limit: u64,
-    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+    ) -> DbResult<Vec<QueryResult>> {
         let ServiceDb { work, service_id, .. } = &self.service_db;
         let (mut left_out, columns) = (work.unreadable_keys(table), key_columns::<E>());
         loop {
@@ -248,7 +248,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         query: &ClaimQuery<E>,
         rows: &[QueryResult],
         now: DateTime<Utc>,
-    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+    ) -> DbResult<Vec<QueryResult>> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -281,7 +281,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
     }
 
-    async fn finds_keys(&self, query: &ClaimQuery<E>) -> std::result::Result<bool, DbErr> {
+    async fn finds_keys(&self, query: &ClaimQuery<E>) -> DbResult<bool> {
         let now = self.service_db.clock.now();
         for kind in query.due.kinds() {
             if self.service_db.db().query_one_raw(query.due.keys(*kind, now, 1)).await?.is_some() {
@@ -428,7 +428,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 
     /// Reads the claims of the table. A claim that has expired counts as a crash of its row.
-    async fn read_claims(&self, tx: &MonitoredTx, table: &TableSql) -> std::result::Result<Claims, DbErr> {
+    async fn read_claims(&self, tx: &MonitoredTx, table: &TableSql) -> DbResult<Claims> {
         let time = &self.service_db.time;
         let rows = tx.query_all(&lease::select_claims(&table.name, time, table.backend)).await?;
         let mut rows = rows.iter().map(ClaimRow::read).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -453,7 +453,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         query: &ClaimQuery<E>,
         held: &HashSet<String>,
         now: DateTime<Utc>,
-    ) -> std::result::Result<FreeRows, DbErr> {
+    ) -> DbResult<FreeRows> {
         let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut due = self.due_rows(tx, table, query, now, reach).await?;
         let is_held = |row: &QueryResult| key_of::<E>(row).is_ok_and(|key| held.contains(&key_text(&key)));
@@ -482,7 +482,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         keys: &[&str],
         owner: &str,
         in_flight: usize,
-    ) -> std::result::Result<HashSet<String>, DbErr> {
+    ) -> DbResult<HashSet<String>> {
         let mut ours = HashSet::new();
         if keys.is_empty() {
             return Ok(ours);
@@ -503,7 +503,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         row: &RowRef,
         owner: &str,
         now: DateTime<Utc>,
-    ) -> std::result::Result<(), DbErr> {
+    ) -> DbResult<()> {
         let service_db = &self.service_db;
         let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts.saturating_add(1));
         let decision = table.retry_decision(row.attempts, None, now);

@@ -5,7 +5,7 @@ use sea_orm::{
     Statement,
 };
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::tx_limits::LOCK_LIMIT;
@@ -186,7 +186,7 @@ pub(crate) fn names(definition: &str, name: &str) -> bool {
 
 /// The definition of the index that exists, and whether it is valid. The index of a partitioned table counts as valid:
 /// an operator may have created it `ON ONLY` the table, to build it for one partition after the other.
-async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> std::result::Result<Option<(String, bool)>, DbErr> {
+async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> DbResult<Option<(String, bool)>> {
     let (backend, name, entity) = (db.get_database_backend(), claim_index_name::<E>(), E::default());
     // The definition of an invalid index is not read: the query would fail if another process drops the index
     // meanwhile.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
+use crate::database::error_kind::DbResult;
 use crate::database::limited::begin_uncancelled;
 use crate::database::lossy::lossy;
 use crate::database::wake::notifier::Notifier;
@@ -168,7 +169,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
                 let tx = self.begin_limited(&db, FAILED_LIMIT).await?;
                 let rows = tx.query_all(&self.failed_rows(offset, limit)).await?;
                 tx.rollback().await?;
-                Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
+                Ok(rows.iter().map(Self::failed_row).collect::<DbResult<_>>()?)
             });
             let listed = tokio::time::timeout(FAILED_LIMIT, listing).await.map_err(Error::new).flatten();
             listed.map_err(|error| match begun.elapsed() < FAILED_LIMIT {
@@ -209,7 +210,7 @@ impl<E: WorkItem> Table<E> {
         })
     }
 
-    async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {
+    async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> DbResult<WorkCounts> {
         let tx = self.begin_limited(db, PENDING_LIMIT).await?;
         // The rows and claims of a test have its time.
         let notifier = self.watcher.pool.is_virtual.then(|| Notifier::of_pool(&self.watcher.pool.db)).flatten();
@@ -245,7 +246,7 @@ impl<E: WorkItem> Table<E> {
         Ok(counts)
     }
 
-    async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<u64, DbErr> {
+    async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> DbResult<u64> {
         let tx = self.begin_limited(db, FAILED_LIMIT).await?;
         let begun = Instant::now();
         let failed = tokio::time::timeout(FAILED_LIMIT, count(&tx, self.rows(FAILED), cap)).await;
@@ -262,11 +263,7 @@ impl<E: WorkItem> Table<E> {
     }
 
     /// Begins a transaction in which no statement takes longer than this.
-    async fn begin_limited(
-        &self,
-        db: &DatabaseConnection,
-        limit: Duration,
-    ) -> std::result::Result<DatabaseTransaction, DbErr> {
+    async fn begin_limited(&self, db: &DatabaseConnection, limit: Duration) -> DbResult<DatabaseTransaction> {
         let tx = begin_uncancelled(db, TransactionOptions::default()).await?;
         if self.sql.backend == DbBackend::Postgres {
             // A query whose future is dropped goes on at the server.
@@ -344,7 +341,7 @@ impl<E: WorkItem> Table<E> {
         select.offset(offset).limit(limit).to_owned()
     }
 
-    fn failed_row(row: &QueryResult) -> std::result::Result<FailedRow, DbErr> {
+    fn failed_row(row: &QueryResult) -> DbResult<FailedRow> {
         let key =
             (0..E::PrimaryKey::iter().count()).map(|n| lossy(row, &format!("key_{n}")).map(Option::unwrap_or_default));
         Ok(FailedRow {
@@ -397,7 +394,7 @@ fn plain_value(column: &impl ColumnTrait, text: &str) -> Option<Value> {
 }
 
 /// Counts the rows of a query, up to `cap`.
-async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
+async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> DbResult<u64> {
     let limited = rows.clone().limit(cap).to_owned();
     let select =
         Query::select().expr_as(Func::count(Expr::col(Asterisk)), "rows").from_subquery(limited, "limited").to_owned();
