@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use sea_orm::{DbBackend, QueryResult};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::lease_table::LeaseTable;
+use crate::cluster::lease_table::{LeaseTable, as_millis};
 use crate::database::error_kind::DbResult;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
@@ -101,8 +101,7 @@ impl LeaseTable {
     /// Removes the rows of replicas that have long been gone, and old requests. Rows that another session has locked
     /// stay.
     pub(super) async fn remove_old(&self, limit: Duration) -> Result<()> {
-        let [forgotten, longest] =
-            [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let [forgotten, longest] = [FORGOTTEN, LONGEST_RUN].map(as_millis);
         let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
         let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
         let (now, age, skips) = (&self.wall_now(), &age, self.db.backend() == DbBackend::Postgres);

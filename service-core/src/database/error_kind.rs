@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
@@ -114,6 +115,12 @@ struct LockTimeout(String);
 pub(crate) fn lock_timeout(message: String) -> DbErr {
     let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, LockTimeout(message));
     DbErr::Exec(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(cause))))
+}
+
+/// The error of a database that has not answered within this time: it counts as an outage.
+pub(crate) fn no_answer(limit: Duration) -> Error {
+    let why = format!("no answer within {} s", limit.as_secs_f64());
+    Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
 }
 
 /// Whether it is the error of [`lock_timeout`].

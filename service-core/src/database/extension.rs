@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DbBackend, DbErr, RuntimeErr};
+use sea_orm::DbBackend;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run_by};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::forget_statements;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::registry_db::RegistryDb;
@@ -325,14 +325,8 @@ impl Extension for DatabaseExtension {
         }
         Box::pin(async move {
             let schedule = schedule.text();
-            match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, &schedule, now)).await {
-                Ok(read) => read,
-                // An error of the kind `ConnectionLost`, so that it counts as an outage.
-                Err(_) => {
-                    let why = format!("no answer within {} s", READ_TIMEOUT.as_secs());
-                    Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
-                }
-            }
+            let read = tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, &schedule, now));
+            read.await.unwrap_or_else(|_| Err(no_answer(READ_TIMEOUT)))
         })
     }
 

@@ -16,6 +16,10 @@ use crate::database::uncancelled::Uncancelled;
 /// How long a statement waits for a lock. Short enough for two waits within the time that work has on the pool.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_millis(500);
 
+/// Before a statement on PostgreSQL: how long it waits for a lock that keeps out readers, or that another session may
+/// hold for hours.
+pub(crate) const SHORT_LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2s'; ";
+
 /// The statements that set the limits, and an isolation level at which nothing fails because of other transactions.
 /// They stand first in a transaction. PostgreSQL ends one whose process has been silent for 5 s, such as on a machine
 /// without power: it has locked rows that other replicas need.

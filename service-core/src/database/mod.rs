@@ -13,7 +13,7 @@ mod config;
 mod connect;
 mod context;
 mod database_url;
-mod db_time;
+pub(crate) mod db_time;
 mod direct;
 pub(crate) mod error_kind;
 pub(crate) mod extension;

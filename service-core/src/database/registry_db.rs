@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Statement};
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::Spare;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::WriteLock;
-use crate::service::error::{Error, Result};
+use crate::service::error::Result;
 
 /// The database of a registry, for the registry's own work. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,10 +85,7 @@ impl RegistryDb {
                 }
                 result
             }
-            Err(_) => {
-                let why = format!("no answer within {} s", limit.as_secs_f64());
-                Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
-            }
+            Err(_) => Err(no_answer(limit)),
         }
     }
 

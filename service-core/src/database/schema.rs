@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::tx_limits::LOCK_LIMIT;
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
@@ -210,7 +210,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
     if backend == DbBackend::Postgres {
         // A process that has vanished may hold a lock. Statements that wait would hold up those of services, too.
-        tx.execute_unprepared(&format!("{LOCK_LIMIT}SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
+        tx.execute_unprepared(&format!("{SHORT_LOCK_WAIT}SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
     // Checked again under the lock: another process may have created them.
     let missing = missing_tables(&tx).await?;

@@ -25,7 +25,7 @@ use crate::database::statement_monitor::MonitoredTx;
 use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenBatch, OpenTransaction, TxContext, uncut};
 use crate::database::tx_health::TxHealth;
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
-use crate::database::{savepoints, sqlite_connection};
+use crate::database::{limited, savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
 
@@ -100,6 +100,15 @@ impl Transaction {
         }
         let transaction = Self::lazy(cx);
         transaction.connection().await?;
+        Ok(transaction)
+    }
+
+    /// Begins the registry's own statements, with their limits on PostgreSQL.
+    pub(crate) async fn begin_limited(cx: &TxContext) -> Result<Self> {
+        let transaction = Self::begin(cx).await?;
+        if transaction.backend == DbBackend::Postgres {
+            transaction.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
+        }
         Ok(transaction)
     }
 

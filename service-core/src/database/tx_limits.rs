@@ -11,10 +11,6 @@ use tokio::time::Instant;
 use crate::database::error_kind::DbResult;
 use crate::sync::Mutex;
 
-/// Before a statement on PostgreSQL: how long it waits for a lock that keeps out readers, or that another session may
-/// hold for hours.
-pub(crate) const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '2s'; ";
-
 /// The transactions of a batch on SQLite that begin one after the other: those of the items in flight at the same time.
 pub(crate) type TxQueue = Arc<Semaphore>;
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::database::db_time::DbTime;
 use crate::database::error_kind::DbResult;
+use crate::database::lossy::lossy;
 use crate::database::wall_clock::{WallClock, format_time, parse_time};
 use crate::log::info;
 use crate::service::error::Result;
@@ -331,14 +332,8 @@ impl Text {
     /// # Errors
     /// The database's.
     fn read(row: &QueryResult, column: &'static str) -> DbResult<Self> {
-        match row.try_get::<Option<String>>("", column) {
-            Ok(text) => Ok(Self { column, text, is_text: true }),
-            Err(error) => {
-                let Ok(bytes) = row.try_get::<Vec<u8>>("", column) else { return Err(error) };
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                Ok(Self { column, text: Some(text), is_text: false })
-            }
-        }
+        let is_text = row.try_get::<Option<String>>("", column).is_ok();
+        Ok(Self { column, text: lossy(row, column)?, is_text })
     }
 
     fn problem(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -343,10 +343,7 @@ impl TableWatcher {
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
         let probe = self.pool.with_spare(&self.pool.for_polls, |db| async move {
-            let tx = Transaction::begin(&TxContext::new(db)).await?;
-            if tx.get_database_backend() == DbBackend::Postgres {
-                tx.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
-            }
+            let tx = Transaction::begin_limited(&TxContext::new(db)).await?;
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
         });

@@ -12,9 +12,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::tx_limits::LOCK_LIMIT;
 use crate::database::work::attempt::Backoff;
 use crate::database::work::due::comparable;
 use crate::database::work::portions::Portions;
@@ -154,7 +154,7 @@ async fn delete(cx: &TxContext, table: &TableSql, condition: &Condition, keys: &
     let tx = Transaction::begin(cx).await?;
     let delete = table.delete(keys).cond_where(condition.clone()).to_owned();
     if table.backend == DbBackend::Postgres {
-        tx.execute_unprepared(LOCK_LIMIT).await?;
+        tx.execute_unprepared(SHORT_LOCK_WAIT).await?;
     }
     let rows = tx.execute(&delete).await?.rows_affected();
     tx.commit().await?;

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
@@ -173,7 +174,7 @@ impl ServiceDb {
         let tx = Transaction::lazy(&self.tx);
         let connection = tx.connection().await?;
         if self.db().get_database_backend() == DbBackend::Postgres {
-            connection.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+            connection.execute_unprepared(SHORT_LOCK_WAIT).await?;
         }
         Ok(tx)
     }
