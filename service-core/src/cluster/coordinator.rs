@@ -81,8 +81,8 @@ struct Shared {
 /// A service with its lease.
 type Leased = (Arc<RegisteredService>, Arc<Lease>);
 
-/// How long a lease is trusted after the request for it was sent. The last tenth is not: clocks differ in their rate, and
-/// the end of a run takes time.
+/// How long a lease is trusted after the request for it was sent. The last tenth is not: clocks differ in their rate,
+/// and the end of a run takes time.
 fn trusted(length: Duration) -> Duration {
     length - length / 10
 }
