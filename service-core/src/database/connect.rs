@@ -187,21 +187,6 @@ fn unopened_sqlite(_options: &ConnectOptions, _target: &DatabaseUrl<'_>) -> Opti
     None
 }
 
-/// The most connections of a pool; `None` if the features of this crate do not include its driver.
-pub(crate) fn pool_size(db: &DatabaseConnection) -> Option<u32> {
-    match &db.inner {
-        #[cfg(feature = "postgres")]
-        sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-            Some(db.get_postgres_connection_pool().options().get_max_connections())
-        }
-        #[cfg(feature = "sqlite")]
-        sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
-            Some(db.get_sqlite_connection_pool().options().get_max_connections())
-        }
-        _ => None,
-    }
-}
-
 async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnection> {
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;

@@ -8,8 +8,13 @@ use std::time::Duration;
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
-use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 
+use crate::database::driver::PoolSize;
+#[cfg(feature = "postgres")]
+use crate::database::driver::postgres_pool;
+#[cfg(feature = "sqlite")]
+use crate::database::driver::sqlite_pool;
 use crate::database::error_kind::ErrorKind;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::service::error::Error;
@@ -154,14 +159,12 @@ impl Drop for Waits<'_> {
 /// be named here.
 pub(crate) fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
     #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let own = small_pool(pool.get_postgres_connection_pool());
-        return Some(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(own));
+    if let Some(pool) = postgres_pool(pool) {
+        return Some(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(small_pool(pool)));
     }
     #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        let own = small_pool(pool.get_sqlite_connection_pool());
-        return Some(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(own));
+    if let Some(pool) = sqlite_pool(pool) {
+        return Some(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(small_pool(pool)));
     }
     let _ = pool;
     None
@@ -176,58 +179,28 @@ fn small_pool<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>) -> se
 /// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may
 /// share few connections. A pool without any connection opens its first.
 pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let pool = pool.get_postgres_connection_pool();
-        while pool.size() > 0 && pool.num_idle() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let must_wait = |size: PoolSize| match pool.get_database_backend() {
+        DbBackend::Postgres => size.open > 0 && size.idle == 0,
+        _ => size.is_exhausted(),
+    };
+    while PoolSize::of(pool).is_some_and(must_wait) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        while is_exhausted(pool) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    let _ = pool;
-}
-
-/// Whether all connections of the pool are in use, and it may open no other; `true` if that is not known, because the
-/// driver is not one of this crate.
-pub(crate) fn is_exhausted(pool: &DatabaseConnection) -> bool {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let pool = pool.get_postgres_connection_pool();
-        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-    }
-    #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        let pool = pool.get_sqlite_connection_pool();
-        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-    }
-    let _ = pool;
-    true
 }
 
 /// Whether both are the same pool; `false` if that is not known, because the driver is not one of this crate.
 pub(crate) fn is_same_pool(a: &DatabaseConnection, b: &DatabaseConnection) -> bool {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    use sea_orm::DatabaseConnectionType::*;
-
-    match (&a.inner, &b.inner) {
-        // A pool has its options once.
-        #[cfg(feature = "postgres")]
-        (SqlxPostgresPoolConnection(_), SqlxPostgresPoolConnection(_)) => {
-            let options = [a, b].map(|db| db.get_postgres_connection_pool().connect_options());
-            std::sync::Arc::ptr_eq(&options[0], &options[1])
-        }
-        #[cfg(feature = "sqlite")]
-        (SqlxSqlitePoolConnection(_), SqlxSqlitePoolConnection(_)) => {
-            let options = [a, b].map(|db| db.get_sqlite_connection_pool().connect_options());
-            std::sync::Arc::ptr_eq(&options[0], &options[1])
-        }
-        _ => false,
+    // A pool has its options once.
+    #[cfg(feature = "postgres")]
+    if let (Some(a), Some(b)) = (postgres_pool(a), postgres_pool(b)) {
+        return Arc::ptr_eq(&a.connect_options(), &b.connect_options());
     }
+    #[cfg(feature = "sqlite")]
+    if let (Some(a), Some(b)) = (sqlite_pool(a), sqlite_pool(b)) {
+        return Arc::ptr_eq(&a.connect_options(), &b.connect_options());
+    }
+    let _ = (a, b);
+    false
 }
 
 /// Whether [`explained`] can say more than the error.
@@ -256,10 +229,9 @@ pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr 
 /// it does nothing.
 pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
     #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+    if let Some(pool) = postgres_pool(pool) {
         use sea_orm::sqlx::Connection;
 
-        let pool = pool.get_postgres_connection_pool();
         // All are taken first, because a connection that is returned would be taken again.
         let idle: Vec<_> = std::iter::from_fn(|| pool.try_acquire()).collect();
         for mut connection in idle {
@@ -273,19 +245,19 @@ pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
 /// none.
 async fn cause(pool: &DatabaseConnection) -> Result<()> {
     #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+    if let Some(pool) = postgres_pool(pool) {
         use sea_orm::sqlx::{Connection, PgConnection};
 
-        let options = pool.get_postgres_connection_pool().connect_options();
+        let options = pool.connect_options();
         let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
         let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
         let _ = tokio::time::timeout(LIMIT, connection.close()).await;
     }
     #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
+    if let Some(pool) = sqlite_pool(pool) {
         use sea_orm::sqlx::{Connection, SqliteConnection};
 
-        let options = pool.get_sqlite_connection_pool().connect_options();
+        let options = pool.connect_options();
         let connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         let _ = connection.close().await;
     }

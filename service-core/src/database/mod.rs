@@ -15,6 +15,7 @@ mod context;
 mod database_url;
 pub(crate) mod db_time;
 mod direct;
+mod driver;
 pub(crate) mod error_kind;
 pub(crate) mod extension;
 mod fence;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use sea_orm::{DatabaseConnection, DatabaseExecutor, DbBackend};
 use tokio::time::{Instant, timeout_at};
 
-use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
+use crate::database::direct::{DirectConnection, Spare, idle_connection, sibling};
+use crate::database::driver::PoolSize;
 use crate::database::error_kind::ErrorKind;
 use crate::database::limited;
 use crate::database::statement_monitor::StatementMonitor;
@@ -181,8 +182,8 @@ impl RegistryPool {
         let mut work = pin!(work(self.db.clone()));
         match timeout_at(waited, &mut work).await {
             Ok(result) => Some(result),
-            // It may still wait for a connection, which a service has taken first.
-            Err(_) if is_exhausted(&self.db) => None,
+            // It may still wait for a connection, which a service has taken first. Of another driver that is not known.
+            Err(_) if PoolSize::of(&self.db).is_none_or(PoolSize::is_exhausted) => None,
             Err(_) => timeout_at(ended, work).await.ok(),
         }
     }

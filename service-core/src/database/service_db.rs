@@ -7,9 +7,9 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, ExecResult, StatementB
 use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
-use crate::database::connect::pool_size;
 use crate::database::db_time::DbTime;
 use crate::database::direct::{can_be_explained, explained};
+use crate::database::driver::PoolSize;
 use crate::database::schema::FrameworkTables;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
@@ -60,7 +60,7 @@ impl ServiceDb {
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
             service_id: service_id.into(),
-            work: Arc::new(WorkState::new(pool_size(&db))),
+            work: Arc::new(WorkState::new(PoolSize::of(&db).map(|size| size.most))),
             tx: TxContext::new(db),
             clock: WallClock::default(),
             time: DbTime::default(),

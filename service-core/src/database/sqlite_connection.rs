@@ -56,12 +56,10 @@ pub(crate) async fn restore(tx: DatabaseTransaction) {
 /// Closes the pool's idle connections.
 #[cfg(feature = "sqlite")]
 pub(crate) async fn close_idle(db: &DatabaseConnection) {
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-        use sea_orm::sqlx::Connection;
+    use sea_orm::sqlx::Connection;
 
-        while let Some(connection) = db.get_sqlite_connection_pool().try_acquire() {
-            let _ = connection.detach().close_hard().await;
-        }
+    while let Some(connection) = crate::database::driver::sqlite_pool(db).and_then(|pool| pool.try_acquire()) {
+        let _ = connection.detach().close_hard().await;
     }
 }
 

@@ -22,6 +22,11 @@ use sea_orm::{
 
 use tokio::sync::Notify;
 
+use crate::database::driver::PoolSize;
+#[cfg(feature = "postgres")]
+use crate::database::driver::postgres_pool;
+#[cfg(feature = "sqlite")]
+use crate::database::driver::sqlite_pool;
 use crate::database::error_kind::DbResult;
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
@@ -154,30 +159,26 @@ impl StatementMonitor {
 impl RealWork for StatementMonitor {
     fn state(&self) -> RealWorkState {
         let waiting = self.shared.waiting.load(Ordering::SeqCst);
-        let unknown = RealWorkState { active: None, closed: 0, waiting };
-        let Some(db) = self.shared.pool.get() else { return unknown };
-        #[cfg(feature = "sqlite")]
-        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-            return state_of(db.get_sqlite_connection_pool(), waiting);
+        match self.shared.pool.get().and_then(PoolSize::of) {
+            Some(PoolSize { idle, open, most }) => RealWorkState {
+                active: Some(open.saturating_sub(idle).saturating_sub(waiting)),
+                closed: most.saturating_sub(open),
+                waiting,
+            },
+            // It is not set yet, or its driver is the application's.
+            None => RealWorkState { active: None, closed: 0, waiting },
         }
-        #[cfg(feature = "postgres")]
-        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
-            return state_of(db.get_postgres_connection_pool(), waiting);
-        }
-        // The application's driver, which cannot be named here.
-        let _ = db;
-        unknown
     }
 
     fn reopen(&self) -> BoxFuture<'static, ()> {
         let Some(db) = self.shared.pool.get() else { return Box::pin(std::future::ready(())) };
         #[cfg(feature = "sqlite")]
-        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-            return Box::pin(reopen(db.get_sqlite_connection_pool().clone()));
+        if let Some(pool) = sqlite_pool(db) {
+            return Box::pin(reopen(pool.clone()));
         }
         #[cfg(feature = "postgres")]
-        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
-            return Box::pin(reopen(db.get_postgres_connection_pool().clone()));
+        if let Some(pool) = postgres_pool(db) {
+            return Box::pin(reopen(pool.clone()));
         }
         let _ = db;
         Box::pin(std::future::ready(()))
@@ -185,10 +186,8 @@ impl RealWork for StatementMonitor {
 
     fn executes(&self) -> BoxFuture<'static, Option<bool>> {
         #[cfg(feature = "postgres")]
-        if let Some(db) = self.shared.pool.get()
-            && let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner
-        {
-            let options = db.get_postgres_connection_pool().connect_options();
+        if let Some(pool) = self.shared.pool.get().and_then(postgres_pool) {
+            let options = pool.connect_options();
             return Box::pin(async move { executes(&options).await.ok() });
         }
         // A SQLite database is part of this process: what it does cannot be asked for.
@@ -213,18 +212,6 @@ async fn executes(options: &sea_orm::sqlx::postgres::PgConnectOptions) -> sea_or
     let after = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
     connection.close().await?;
     Ok(before || after)
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-fn state_of<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>, waiting: u32) -> RealWorkState {
-    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-    // One that is being opened counts as open.
-    let open = pool.size();
-    RealWorkState {
-        active: Some(open.saturating_sub(idle).saturating_sub(waiting)),
-        closed: pool.options().get_max_connections().saturating_sub(open),
-        waiting,
-    }
 }
 
 /// Takes all connections of the pool until one must be opened, as often as necessary.

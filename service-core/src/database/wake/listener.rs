@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use sea_orm::sqlx::{Error as SqlxError, Executor};
-use sea_orm::{DatabaseConnection, DatabaseConnectionType};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::database::config::watcher::TableWatcher;
+use crate::database::driver::postgres_pool;
 use crate::database::wake::notifier::{CHANNEL, Notifier, Received};
 use crate::log::{debug, info, warn};
 use crate::runtime::runtime_state::RuntimeState;
@@ -92,7 +92,7 @@ impl Listener {
         notifier: &Arc<Notifier>,
         direct: Option<PgConnectOptions>,
     ) -> Option<Self> {
-        pool_options(&watcher.pool.db)?;
+        postgres_pool(&watcher.pool.db)?;
         let shared = Shared {
             watcher: watcher.clone(),
             notifier: notifier.clone(),
@@ -295,7 +295,10 @@ impl Shared {
     async fn connect(&self, direct: Option<&PgConnectOptions>) -> std::result::Result<PgListener, SqlxError> {
         let options = match direct {
             Some(direct) => direct.clone(),
-            None => pool_options(&self.watcher.pool.db).ok_or(SqlxError::PoolClosed)?,
+            None => {
+                let pool = postgres_pool(&self.watcher.pool.db).ok_or(SqlxError::PoolClosed)?;
+                (*pool.connect_options()).clone()
+            }
         };
         // A pool of one connection, because the listener takes its connection from a pool.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LIMIT).idle_timeout(None).max_lifetime(None);
@@ -311,16 +314,6 @@ impl Shared {
             Ok(())
         });
         matches!(timeout(2 * LIMIT, send).await, Ok(Ok(())))
-    }
-}
-
-/// The options of the services' pool, if its driver is that of this crate.
-fn pool_options(db: &DatabaseConnection) -> Option<PgConnectOptions> {
-    match &db.inner {
-        DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-            Some((*db.get_postgres_connection_pool().connect_options()).clone())
-        }
-        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, QueryResult};
 
 use super::{ClaimQuery, ClaimRequest, TRIES};
-use crate::database::connect::pool_size;
+use crate::database::driver::PoolSize;
 use crate::database::error_kind::DbResult;
 use crate::database::service_db::ServiceDb;
 use crate::database::statement_monitor::MonitoredTx;
@@ -76,7 +76,9 @@ impl<E: WorkItem> ClaimRequest<E> {
     /// Reduces the requested concurrency to what the pool can serve, because each item may hold a connection. Two
     /// connections are left for the registry, the renewal of claims and other services.
     fn possible_concurrency(&self, table: &TableSql) -> usize {
-        let Some(connections) = pool_size(self.service_db.db()) else { return self.concurrency };
+        let Some(PoolSize { most: connections, .. }) = PoolSize::of(self.service_db.db()) else {
+            return self.concurrency;
+        };
         let possible = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(2).max(1);
         if self.concurrency > possible && self.service_db.work.report_once(format!("concurrency {}", table.name)) {
             let (service_id, table, wanted) = (&*self.service_db.service_id, &table.name, self.concurrency);
