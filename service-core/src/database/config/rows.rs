@@ -200,56 +200,7 @@ impl TableRows {
             last_valid.map(|value| TableRow { value, problem: None, ..row })
         });
         let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
-        // Each pass removes a row or restores its last valid value, so the loop ends.
-        let resolved = loop {
-            let checked = match resolve_with(services, service, &rows) {
-                Ok(checked) => checked,
-                Err(problem) => {
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
-                    break None;
-                }
-            };
-            let mut replaced = false;
-            for error in checked.wrong.iter().chain(&checked.settings) {
-                let Some(setting) = error.setting() else { continue };
-                let Some(at) =
-                    rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
-                else {
-                    continue;
-                };
-                self.report(id, &rows[at].place, &error.to_string());
-                self.replace(id, &mut rows, at);
-                replaced = true;
-                rejected.push(error.clone());
-            }
-            if replaced {
-                continue;
-            }
-            if checked.settings.is_none() {
-                break Some(checked.resolved);
-            }
-            // The settings cannot be read, and the error names no row.
-            let Some(blamed) = self.blamed(services, service, &rows) else {
-                if checked.panicked {
-                    let problem = checked.settings.map_or_else(String::new, |error| error.to_string());
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
-                    break None;
-                }
-                break Some(checked.resolved);
-            };
-            // From the last one on, so that the places of the others stay the same.
-            for (at, error) in blamed.into_iter().rev() {
-                let row = &rows[at];
-                let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
-                let error = ConfigError::Conflict {
-                    setting,
-                    problem: format!("the settings cannot be read with this value: {error}"),
-                };
-                self.report(id, &row.place, &error.to_string());
-                self.replace(id, &mut rows, at);
-                rejected.push(error);
-            }
-        };
+        let resolved = self.resolve_valid(services, service, &mut rows, &mut rejected);
         if let Some(resolved) = resolved {
             self.set_valid(id, &rows);
             self.state.lock().applied.insert(id.clone(), rows);
@@ -264,6 +215,66 @@ impl TableRows {
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
         self.state.lock().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
+    }
+
+    /// Resolves the configuration with these rows. Invalid ones are rejected: replaced by their last valid value, or
+    /// removed. `None`: the rows cannot be used at all.
+    fn resolve_valid(
+        &self,
+        services: &Services,
+        service: &RegisteredService,
+        rows: &mut Vec<TableRow>,
+        rejected: &mut Vec<ConfigError>,
+    ) -> Option<Arc<Resolved>> {
+        let id = service.id();
+        let unusable = |problem: &str| {
+            warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
+            None
+        };
+        // Each pass removes a row or restores its last valid value, so the loop ends.
+        loop {
+            let checked = match resolve_with(services, service, rows) {
+                Ok(checked) => checked,
+                Err(problem) => return unusable(&problem),
+            };
+            let rejected_before = rejected.len();
+            for error in checked.wrong.iter().chain(&checked.settings) {
+                let Some(setting) = error.setting() else { continue };
+                let is_of_row = |row: &TableRow| row.place == setting.place && concerns(&row.key, &setting.key);
+                if let Some(at) = rows.iter().position(is_of_row) {
+                    self.reject(id, rows, at, error.clone(), rejected);
+                }
+            }
+            if rejected.len() > rejected_before {
+                continue;
+            }
+            let Some(unreadable) = checked.settings else { return Some(checked.resolved) };
+            // The settings cannot be read, and the error names no row.
+            let Some(blamed) = self.blamed(services, service, rows) else {
+                return if checked.panicked { unusable(&unreadable.to_string()) } else { Some(checked.resolved) };
+            };
+            // From the last one on, so that the places of the others stay the same.
+            for (at, error) in blamed.into_iter().rev() {
+                let row = &rows[at];
+                let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
+                let problem = format!("the settings cannot be read with this value: {error}");
+                self.reject(id, rows, at, ConfigError::Conflict { setting, problem }, rejected);
+            }
+        }
+    }
+
+    /// Reports a row that is invalid, and replaces it by its last valid value, or removes it.
+    fn reject(
+        &self,
+        id: &Arc<str>,
+        rows: &mut Vec<TableRow>,
+        at: usize,
+        error: ConfigError,
+        rejected: &mut Vec<ConfigError>,
+    ) {
+        self.report(id, &rows[at].place, &error.to_string());
+        self.replace(id, rows, at);
+        rejected.push(error);
     }
 
     fn set_valid(&self, id: &Arc<str>, rows: &[TableRow]) {
