@@ -189,7 +189,9 @@ impl<E: WorkItem> ClaimRequest<E> {
         loop {
             let reach = limit.saturating_add(left_out);
             let mut rows = tx.query_all_raw(query.due.statement(now, reach)).await?;
-            self.note_triggers(table, &rows);
+            if have_triggers(&rows) {
+                work.triggers_found(table);
+            }
             let (read, mut unreadable) = (rows.len() as u64, None);
             rows.retain(|row| match key_in::<E>(row, &columns) {
                 Err(error) if table.backend != DbBackend::Postgres || !is_type_mismatch(&error) => {
@@ -212,12 +214,6 @@ impl<E: WorkItem> ClaimRequest<E> {
                 return Ok(rows);
             }
             left_out = found.saturating_mul(2);
-        }
-    }
-
-    fn note_triggers(&self, table: &TableSql, due: &[QueryResult]) {
-        if have_triggers(due) {
-            self.service_db.work.triggers_found(table);
         }
     }
 

@@ -36,7 +36,7 @@ use crate::service;
 use crate::sync::Mutex;
 
 /// How long a claim is valid without being renewed, by default.
-pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
+pub(crate) const DEFAULT_CLAIM_LEASE: Duration = Duration::from_secs(60);
 /// Claims are removed this long after they expired: their rows no longer exist.
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How many crashes cost a row no attempt, because a process can also be killed from outside.
