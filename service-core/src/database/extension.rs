@@ -96,6 +96,7 @@ impl DatabaseExtension {
         if needs_postgres && listener.is_none() {
             return Err(Error::fatal("`database_direct_url` needs a PostgreSQL database: remove it"));
         }
+        let listener = listener.filter(|_| self.reaches_other_replicas());
         Ok(Self { listener, ..self })
     }
 
@@ -228,7 +229,7 @@ impl Extension for DatabaseExtension {
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
         #[cfg(feature = "postgres")]
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+        if let Some(listener) = &self.listener {
             listener.keep_listening(services, runtime);
         }
         let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
@@ -251,7 +252,7 @@ impl Extension for DatabaseExtension {
 
     fn until_listening<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         #[cfg(feature = "postgres")]
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+        if let Some(listener) = &self.listener {
             return Box::pin(listener.until_listening(services));
         }
         let _ = services;
