@@ -56,7 +56,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Decides, together with the other replicas, which services this one runs.
 #[derive(Debug)]
 pub(super) struct Coordinator {
-    shared: Arc<Shared>,
+    shared: Arc<LeaseTasks>,
     renewing: SingleTask,
     competing: SingleTask,
     watching: SingleTask,
@@ -65,7 +65,7 @@ pub(super) struct Coordinator {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LeaseTasks {
     table: Arc<LeaseTable>,
     fleet: Arc<Fleet>,
     /// Another lease has to be renewed.
@@ -97,7 +97,7 @@ impl Coordinator {
         let to_compete = Arc::new(Notify::new());
         let table = Arc::new(LeaseTable::new(db, clock));
         let fleet = Arc::new(Fleet::new(table.clone(), to_compete.clone()));
-        let shared = Shared {
+        let shared = LeaseTasks {
             table,
             fleet,
             to_renew: Notify::new(),
@@ -212,7 +212,7 @@ fn wake(service: &RegisteredService) {
     });
 }
 
-impl Shared {
+impl LeaseTasks {
     // ── renewals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Renews the leases of this replica, all of them by one statement, until the registry is dropped.

@@ -34,7 +34,7 @@ use crate::sync::Mutex;
 
 /// Watches the pool of a test bed and the transactions on it, for one replica.
 pub(crate) struct StatementMonitor {
-    shared: Arc<Shared>,
+    shared: Arc<MonitoredPool>,
     /// The test has cut off this replica from the database.
     is_cut_off: Arc<AtomicBool>,
     /// The statements are the registry's own work, and not that of a service.
@@ -44,7 +44,7 @@ pub(crate) struct StatementMonitor {
 }
 
 /// What the replicas on one pool share.
-struct Shared {
+struct MonitoredPool {
     pool: OnceLock<DatabaseConnection>,
     /// Open transactions in which no statement is in flight.
     waiting: AtomicU32,
@@ -72,7 +72,7 @@ async fn every_task_waits() {
 
 impl StatementMonitor {
     pub(crate) fn new(in_turn: bool, on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
-        let shared = Shared {
+        let shared = MonitoredPool {
             pool: OnceLock::new(),
             waiting: AtomicU32::new(0),
             on_begin: Box::new(on_begin),

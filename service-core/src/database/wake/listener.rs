@@ -50,11 +50,11 @@ pub(crate) struct Listener {
     /// The way around a pooler.
     direct: Option<PgConnectOptions>,
     task: SingleTask,
-    shared: Arc<Shared>,
+    shared: Arc<ListenTask>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ListenTask {
     watcher: Arc<TableWatcher>,
     notifier: Arc<Notifier>,
     /// A service may have started.
@@ -93,7 +93,7 @@ impl Listener {
         direct: Option<PgConnectOptions>,
     ) -> Option<Self> {
         postgres_pool(&watcher.pool.db)?;
-        let shared = Shared {
+        let shared = ListenTask {
             watcher: watcher.clone(),
             notifier: notifier.clone(),
             started: Notify::new(),
@@ -132,7 +132,7 @@ impl Listener {
     }
 }
 
-impl Shared {
+impl ListenTask {
     async fn listen_always(&self, direct: Option<PgConnectOptions>, services: Weak<Services>) {
         let mut wait = RECONNECT_WAIT;
         // Services that ran all along may have missed notifications.
@@ -156,24 +156,7 @@ impl Shared {
                 Ok(Ended::Dropped) => return,
                 Ok(Ended::NoTopics) => has_gap = false,
                 Ok(Ended::Swallowed) => {
-                    let way = match direct {
-                        None => format!(
-                            "through the connection to the {}: a pooler in transaction mode drops them; set \
-                             `database_direct_url` to the server itself",
-                            self.watcher.availability.name()
-                        ),
-                        Some(_) => {
-                            "through `database_direct_url`: it leads to a pooler in transaction mode, or to another \
-                                    database than that of the services"
-                                .to_owned()
-                        }
-                    };
-                    self.report(|| {
-                        warn!(
-                            "notifications do not arrive {way}. Until then this process wakes its own services only, and services \
-                             with `wake_on` also run by their schedule"
-                        );
-                    });
+                    self.report_swallowed(direct.is_some());
                     let again = Instant::now() + SWALLOWED_WAIT;
                     while Instant::now() < again && services.strong_count() > 0 {
                         tokio::time::sleep(CHECK_INTERVAL).await;
@@ -204,6 +187,25 @@ impl Shared {
                 let state = service.inner.lock();
                 state.status.is_running() && (has_topics(&state) || service.inner.lease.is_some())
             })
+    }
+
+    fn report_swallowed(&self, is_direct: bool) {
+        let way = match is_direct {
+            false => format!(
+                "through the connection to the {}: a pooler in transaction mode drops them; set \
+                 `database_direct_url` to the server itself",
+                self.watcher.availability.name()
+            ),
+            true => "through `database_direct_url`: it leads to a pooler in transaction mode, or to another \
+                     database than that of the services"
+                .to_owned(),
+        };
+        self.report(|| {
+            warn!(
+                "notifications do not arrive {way}. Until then this process wakes its own services only, and services \
+                 with `wake_on` also run by their schedule"
+            );
+        });
     }
 
     /// Reports a problem once, until notifications arrive again.
