@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{DatabaseUrl, Engine};
-use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
+use crate::database::direct::DirectConnection;
 use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::pool_error::{explained, is_refused_parameter};
 use crate::service::error::{Error, Result};
 
 /// How long SQLite waits for a lock before it reports "busy".
@@ -216,7 +217,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
 #[cfg(feature = "postgres")]
 async fn check_tls(target: &DatabaseUrl<'_>) -> Result<()> {
     let ssl_mode = std::env::var("PGSSLMODE").ok();
-    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::direct::tls_is_compiled().await {
+    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::driver::tls_is_compiled().await {
         return Err(Error::fatal(format!(
             "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()

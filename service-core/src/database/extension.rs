@@ -12,7 +12,7 @@ use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run_by};
 use crate::database::config::watcher::TableWatcher;
-use crate::database::direct::forget_statements;
+use crate::database::driver::forget_statements;
 use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::operator_store::DatabaseOperatorStore;

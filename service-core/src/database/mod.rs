@@ -23,6 +23,7 @@ pub(crate) mod limited;
 mod lossy;
 mod nested;
 mod operator_store;
+mod pool_error;
 pub(crate) mod registry_db;
 mod registry_pool;
 mod savepoints;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use sea_orm::{DatabaseConnection, DatabaseExecutor, DbBackend};
 use tokio::time::{Instant, timeout_at};
 
-use crate::database::direct::{DirectConnection, Spare, idle_connection, sibling};
-use crate::database::driver::PoolSize;
+use crate::database::direct::{DirectConnection, Spare, sibling};
+use crate::database::driver::{PoolSize, idle_connection};
 use crate::database::error_kind::ErrorKind;
 use crate::database::limited;
 use crate::database::statement_monitor::StatementMonitor;

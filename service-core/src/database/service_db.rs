@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::db_time::DbTime;
-use crate::database::direct::{can_be_explained, explained};
 use crate::database::driver::PoolSize;
+use crate::database::pool_error::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;

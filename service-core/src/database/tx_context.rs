@@ -16,10 +16,10 @@ use tokio::time::error::Elapsed;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
-use crate::database::direct::explained;
 use crate::database::error_kind::{DbResult, ErrorKind, lock_timeout};
 use crate::database::fence::{Fence, Refusal};
 use crate::database::limited;
+use crate::database::pool_error::explained;
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::wake::notifier::Notifier;

@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tokio::sync::Notify;
 
 use crate::config::is_name;
-use crate::database::direct::is_same_pool;
+use crate::database::driver::is_same_pool;
 use crate::database::error_kind::DbResult;
 use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;

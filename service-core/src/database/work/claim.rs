@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Condition;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
-use crate::database::direct::explained;
 use crate::database::error_kind::{DbResult, ErrorKind, is_lock_timeout};
+use crate::database::pool_error::explained;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::Backoff;

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, IdenStatic, QueryResult, Statement, TransactionOptions};
 
-use crate::database::direct::explained;
 use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::limited::begin_uncancelled;
+use crate::database::pool_error::explained;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, serves};
 use crate::database::work::row::ClaimError;
