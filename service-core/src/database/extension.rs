@@ -293,7 +293,7 @@ impl Extension for DatabaseExtension {
     }
 
     fn has_unsettled(&self, service: &ServiceInner) -> bool {
-        ServiceDb::of(service).is_some_and(ServiceDb::has_unsettled)
+        ServiceDb::of(service).is_some_and(|db| db.work.has_unsettled())
     }
 
     fn settle<'a>(&'a self, service: &'a ServiceInner, error: Option<&'a Error>) -> BoxFuture<'a, Result<()>> {

@@ -178,9 +178,4 @@ impl ServiceDb {
             Ok(value) => Ok(value),
         }
     }
-
-    /// Whether an ended run left rows or claims to settle.
-    pub(crate) fn has_unsettled(&self) -> bool {
-        self.work.has_unsettled()
-    }
 }

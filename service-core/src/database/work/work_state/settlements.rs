@@ -14,6 +14,7 @@ use crate::database::work::left_out::LeftOut;
 use crate::database::work::sql::TableSql;
 
 impl WorkState {
+    /// Whether an ended run left rows or claims to settle.
     pub(crate) fn has_unsettled(&self) -> bool {
         !self.settlements.lock().is_empty()
     }
