@@ -56,20 +56,18 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Decides, together with the other replicas, which services this one runs.
 #[derive(Debug)]
 pub(super) struct Coordinator {
-    shared: Arc<Shared>,
+    shared: Arc<LeaseTasks>,
     renewing: SingleTask,
     competing: SingleTask,
     watching: SingleTask,
     serving: SingleTask,
     forwarding: SingleTask,
-    fleet: Arc<Fleet>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LeaseTasks {
     table: Arc<LeaseTable>,
     fleet: Arc<Fleet>,
-    is_virtual: bool,
     /// Another lease has to be renewed.
     to_renew: Notify,
     /// Another lease may end.
@@ -83,14 +81,10 @@ struct Shared {
 /// A service with its lease.
 type Leased = (Arc<RegisteredService>, Arc<Lease>);
 
-/// The part of a lease that the holder does not trust: clocks differ in their rate, and the end of a run takes time.
-fn margin(length: Duration) -> Duration {
-    length / 10
-}
-
-/// How long a lease is trusted after the request for it was sent.
+/// How long a lease is trusted after the request for it was sent. The last tenth is not: clocks differ in their rate,
+/// and the end of a run takes time.
 fn trusted(length: Duration) -> Duration {
-    length - margin(length)
+    length - length / 10
 }
 
 /// The time limit of a request about leases of this length.
@@ -100,14 +94,12 @@ fn limit(length: Duration) -> Duration {
 
 impl Coordinator {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
-        let is_virtual = db.is_virtual;
         let to_compete = Arc::new(Notify::new());
         let table = Arc::new(LeaseTable::new(db, clock));
-        let fleet = Arc::new(Fleet::new(table.clone(), is_virtual, to_compete.clone()));
-        let shared = Shared {
+        let fleet = Arc::new(Fleet::new(table.clone(), to_compete.clone()));
+        let shared = LeaseTasks {
             table,
-            fleet: fleet.clone(),
-            is_virtual,
+            fleet,
             to_renew: Notify::new(),
             to_watch: Notify::new(),
             to_compete,
@@ -120,7 +112,6 @@ impl Coordinator {
             watching: SingleTask::default(),
             serving: SingleTask::default(),
             forwarding: SingleTask::default(),
-            fleet,
         }
     }
 }
@@ -135,17 +126,17 @@ impl Leases for Coordinator {
         self.renewing.start(runtime, || shared().keep_renewing(services()));
         self.watching.start(runtime, || shared().watch(services()));
         self.competing.start(runtime, || shared().keep_competing(services()));
-        self.serving.start(runtime, || self.fleet.clone().keep_serving(Arc::downgrade(&registry)));
-        self.forwarding.start(runtime, || self.fleet.clone().keep_forwarding(Arc::downgrade(&registry)));
+        self.serving.start(runtime, || self.shared.fleet.clone().keep_serving(Arc::downgrade(&registry)));
+        self.forwarding.start(runtime, || self.shared.fleet.clone().keep_forwarding(Arc::downgrade(&registry)));
     }
 
     fn join(&self) {
-        self.fleet.join();
+        self.shared.fleet.join();
     }
 
     fn wanted(&self) {
         self.shared.to_compete.notify_one();
-        self.fleet.report_soon();
+        self.shared.fleet.report_soon();
     }
 
     fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()> {
@@ -162,19 +153,19 @@ impl Leases for Coordinator {
     }
 
     fn request_run<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<RunReport>> {
-        Box::pin(self.fleet.request_run(service))
+        Box::pin(self.shared.fleet.request_run(service))
     }
 
     fn forward_wake(&self, id: &Arc<str>) {
-        self.fleet.forward_wake(id);
+        self.shared.fleet.forward_wake(id);
     }
 
     fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>> {
-        Box::pin(self.fleet.reset_others(service))
+        Box::pin(self.shared.fleet.reset_others(service))
     }
 
     fn failed(&self) {
-        self.fleet.report_soon();
+        self.shared.fleet.report_soon();
     }
 
     fn label(&self) -> String {
@@ -186,7 +177,7 @@ impl Leases for Coordinator {
     }
 
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
-        Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
+        Box::pin(async { Ok(serde_json::to_value(self.shared.fleet.replicas().await?)?) })
     }
 
     fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>> {
@@ -196,10 +187,10 @@ impl Leases for Coordinator {
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let _ = timeout(STOP_LIMIT, self.shared.taking.lock()).await;
-            let _ = timeout(STOP_LIMIT, self.fleet.served()).await;
+            let _ = timeout(STOP_LIMIT, self.shared.fleet.served()).await;
             // Wake-ups that no run has served are for other replicas.
-            let _ = timeout(STOP_LIMIT, self.fleet.send_wakes(true)).await;
-            let _ = timeout(STOP_LIMIT, self.fleet.leave()).await;
+            let _ = timeout(STOP_LIMIT, self.shared.fleet.send_wakes(true)).await;
+            let _ = timeout(STOP_LIMIT, self.shared.fleet.leave()).await;
         })
     }
 }
@@ -221,7 +212,7 @@ fn wake(service: &RegisteredService) {
     });
 }
 
-impl Shared {
+impl LeaseTasks {
     // ── renewals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Renews the leases of this replica, all of them by one statement, until the registry is dropped.
@@ -278,7 +269,7 @@ impl Shared {
                 }
             }
             let next = match next {
-                Some(next) if !self.is_virtual => next.min(WATCH_INTERVAL),
+                Some(next) if !self.table.db.is_virtual() => next.min(WATCH_INTERVAL),
                 Some(next) => next,
                 None => CHECK_INTERVAL,
             };
@@ -329,8 +320,8 @@ impl Shared {
     /// where every poll costs real time, it is the longer the longer the leases last.
     fn poll_interval(&self, first_free: Option<Duration>) -> Duration {
         match first_free {
-            Some(left) if self.is_virtual => (left / 2).max(POLL_INTERVAL),
-            _ if self.is_virtual => POLL_INTERVAL,
+            Some(left) if self.table.db.is_virtual() => (left / 2).max(POLL_INTERVAL),
+            _ if self.table.db.is_virtual() => POLL_INTERVAL,
             _ => POLL_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0),
         }
     }
@@ -370,7 +361,7 @@ impl Shared {
                 row => free.push((leased, row.is_none())),
             }
         }
-        if !self.is_virtual {
+        if !self.table.db.is_virtual() {
             // So that replicas that compete for many leases meet less often.
             fastrand::shuffle(&mut free);
         }

@@ -47,7 +47,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Fleet {
     table: Arc<LeaseTable>,
-    is_virtual: bool,
     /// Notified when another replica has released a lease, or has requested something.
     announced: Arc<Notify>,
     /// There may be something to report, to carry out or to request.
@@ -107,14 +106,13 @@ impl Unwritten {
 }
 
 impl Fleet {
-    pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
+    pub(super) fn new(table: Arc<LeaseTable>, to_compete: Arc<Notify>) -> Self {
         let announced = table.db.notifier.lease_released();
         if let Some(monitor) = &table.db.monitor {
             monitor.add_replica(announced.clone());
         }
         Self {
             table,
-            is_virtual,
             announced,
             to_serve: Notify::new(),
             to_report: Mutex::default(),
@@ -168,7 +166,7 @@ impl Fleet {
                 debug!("the requests of other replicas cannot be read: {error:#}");
             }
             drop(registry);
-            let wait = if self.is_virtual && !waits { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
+            let wait = if self.table.db.is_virtual() && !waits { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
             let _ = timeout(wait, self.to_serve.notified()).await;
         }
     }
@@ -207,11 +205,11 @@ impl Fleet {
     }
 
     fn report_interval(&self) -> Duration {
-        if self.is_virtual { VIRTUAL_INTERVAL } else { REPORT_INTERVAL }
+        if self.table.db.is_virtual() { VIRTUAL_INTERVAL } else { REPORT_INTERVAL }
     }
 
     fn live(&self) -> Duration {
-        if self.is_virtual { 2 * VIRTUAL_INTERVAL } else { LIVE }
+        if self.table.db.is_virtual() { 2 * VIRTUAL_INTERVAL } else { LIVE }
     }
 
     /// Returns all replicas.
@@ -258,7 +256,7 @@ impl Fleet {
             }
         }
         // Another replica may fail, too.
-        *self.to_report.lock() = !self.is_virtual;
+        *self.to_report.lock() = !self.table.db.is_virtual();
         Ok(())
     }
 

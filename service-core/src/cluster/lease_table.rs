@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 
 use crate::cluster::clock::IS_SHARED;
 use crate::cluster::identity::Identity;
-use crate::database::error_kind::ErrorKind;
-use crate::database::limited;
+use crate::database::db_time::database_millis;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
@@ -66,7 +66,7 @@ pub(super) struct Taken {
 
 impl LeaseTable {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
-        let boot = match (db.backend(), db.is_virtual) {
+        let boot = match (db.backend(), db.is_virtual()) {
             (_, true) | (DbBackend::Postgres, false) => String::new(),
             _ => crate::cluster::clock::boot_id(),
         };
@@ -97,7 +97,7 @@ impl LeaseTable {
 
     /// Renews those of these leases whose rows no other session has locked.
     async fn renew_some(&self, cx: &TxContext, ids: &[Arc<str>]) -> Result<Renewed> {
-        let tx = self.begin(cx).await?;
+        let tx = Transaction::begin_limited(cx).await?;
         let sent = self.clock.now();
         let is_postgres = self.db.backend() == DbBackend::Postgres;
         let unlocked = match is_postgres {
@@ -105,7 +105,7 @@ impl LeaseTable {
             false => "",
         };
         let ids_of = |rows: Vec<QueryResult>| {
-            rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<Vec<String>, DbErr>>()
+            rows.iter().map(|row| row.try_get("", "service_id")).collect::<DbResult<Vec<String>>>()
         };
         let mut renewal = self.renewal(ids, unlocked);
         renewal.sql += " RETURNING service_id";
@@ -144,7 +144,7 @@ impl LeaseTable {
             );
             let query = self.statement(&sql, [self.boot(), self.owner(), self.list(ids)]);
             let rows = self.db.query(&cx, query).await?;
-            Ok(rows.iter().map(lease_row).collect::<Result<_, DbErr>>()?)
+            Ok(rows.iter().map(lease_row).collect::<DbResult<_>>()?)
         });
         read.await
     }
@@ -161,7 +161,7 @@ impl LeaseTable {
                 let leases: i64 = row.try_get("", "leases")?;
                 Ok((row.try_get("", "owner")?, usize::try_from(leases).unwrap_or_default()))
             };
-            Ok(rows.iter().map(count).collect::<Result<_, DbErr>>()?)
+            Ok(rows.iter().map(count).collect::<DbResult<_>>()?)
         });
         count.await
     }
@@ -179,7 +179,7 @@ impl LeaseTable {
 
     async fn take_in(&self, cx: TxContext, id: &Arc<str>, is_new: bool, length: Duration) -> Result<Option<Taken>> {
         // It waits for commits of the former holder. If that takes too long, the next poll tries again.
-        let tx = self.begin(&cx).await?;
+        let tx = Transaction::begin_limited(&cx).await?;
         let id = || Value::from(&**id);
         let next = "UPDATE service_epoch SET epoch = epoch + 1 WHERE service_id = $1 RETURNING epoch";
         if is_new {
@@ -223,7 +223,7 @@ impl LeaseTable {
     /// Releases the lease of this epoch, so that another replica may take it at once, and notifies the other replicas.
     pub(super) async fn release(&self, id: &str, epoch: u64, target: Option<&str>, limit: Duration) -> Result<()> {
         let release = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
+            let tx = Transaction::begin_limited(&cx).await?;
             // A request that arrives late must not end a later lease.
             let moved = if target.is_some() { self.wall_now() } else { "moved_at".to_owned() };
             let sql = format!(
@@ -240,7 +240,7 @@ impl LeaseTable {
 
     /// Notifies the other replicas when this transaction commits: a lease is released, or there is a request.
     pub(super) async fn announce(&self, tx: &Transaction) -> Result<()> {
-        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual {
+        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual() {
             self.db.notifier.announce_released(tx).await?;
         }
         Ok(())
@@ -255,8 +255,8 @@ impl LeaseTable {
 
     /// Records how long ago the schedule's last point was.
     pub(super) async fn record_point(&self, id: &str, epoch: u64, age: Duration, limit: Duration) -> Result<()> {
-        let [epoch, age] = [epoch, u64::try_from(age.as_millis()).unwrap_or(u64::MAX)]
-            .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+        let age = as_millis(age);
         let record = || {
             let sql = format!(
                 "UPDATE service_lease SET last_point = {} - $4 WHERE service_id = $1 AND owner = $2 AND epoch = $3",
@@ -267,18 +267,9 @@ impl LeaseTable {
         self.db.write(limit, record).await.map(drop)
     }
 
-    /// Begins a transaction, with limits on PostgreSQL.
-    pub(super) async fn begin(&self, cx: &TxContext) -> Result<Transaction> {
-        let tx = Transaction::begin(cx).await?;
-        if self.db.backend() == DbBackend::Postgres {
-            tx.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
-        }
-        Ok(tx)
-    }
-
     /// Returns what was read of a row. A row that cannot be read is reported once, and left out: another program may
     /// have written it, and SQLite accepts any value.
-    pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: Result<T, DbErr>) -> Option<T> {
+    pub(super) fn readable<T>(&self, table: &str, row: &QueryResult, read: DbResult<T>) -> Option<T> {
         let error = match read {
             Ok(read) => return Some(read),
             Err(error) => error,
@@ -307,20 +298,15 @@ impl LeaseTable {
 
     /// The time by which leases expire, in milliseconds, as SQL.
     pub(super) fn now(&self) -> String {
-        match (self.db.backend(), self.db.is_virtual) {
-            // `now()` would be the start of the transaction, which may have waited for a lock since.
-            (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
-            (_, false) if !IS_SHARED => self.wall_now(),
-            _ => self.clock.now().as_millis().to_string(),
-        }
+        let is_own = self.db.is_virtual() || self.db.backend() != DbBackend::Postgres && IS_SHARED;
+        if is_own { self.clock.now().as_millis().to_string() } else { self.wall_now() }
     }
 
     /// The time by which schedules continue, in milliseconds, as SQL. It goes on when the machine is started again.
     pub(super) fn wall_now(&self) -> String {
-        match (self.db.backend(), self.db.is_virtual) {
-            (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
-            (_, true) => self.clock.now().as_millis().to_string(),
-            _ => "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)".to_owned(),
+        match self.db.is_virtual() {
+            true => self.clock.now().as_millis().to_string(),
+            false => database_millis(self.db.backend()).to_owned(),
         }
     }
 
@@ -350,9 +336,8 @@ impl LeaseTable {
 
 /// For how long the replica to which a service was handed over has precedence.
 const PRECEDENCE_MS: i64 = 5_000;
-const DATABASE_NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
 
-fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
+fn lease_row(row: &QueryResult) -> DbResult<(String, LeaseRow)> {
     let (lease, left): (i64, i64) = (row.try_get("", "lease_ms")?, row.try_get("", "left_ms")?);
     let epoch: i64 = row.try_get("", "epoch")?;
     let lease_row = LeaseRow {
@@ -364,6 +349,10 @@ fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
         is_reserved: row.try_get::<i32>("", "reserved")? == 1,
     };
     Ok((row.try_get("", "service_id")?, lease_row))
+}
+
+pub(super) fn as_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn millis(count: i64) -> Duration {

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DbBackend, DbErr, QueryResult};
+use sea_orm::{DbBackend, QueryResult};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::lease_table::LeaseTable;
+use crate::cluster::lease_table::{LeaseTable, as_millis};
+use crate::database::error_kind::DbResult;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
 use crate::service::error::Result;
@@ -100,8 +101,7 @@ impl LeaseTable {
     /// Removes the rows of replicas that have long been gone, and old requests. Rows that another session has locked
     /// stay.
     pub(super) async fn remove_old(&self, limit: Duration) -> Result<()> {
-        let [forgotten, longest] =
-            [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let [forgotten, longest] = [FORGOTTEN, LONGEST_RUN].map(as_millis);
         let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
         let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
         let (now, age, skips) = (&self.wall_now(), &age, self.db.backend() == DbBackend::Postgres);
@@ -142,7 +142,7 @@ impl LeaseTable {
         read.await
     }
 
-    fn replica_of(&self, row: &QueryResult, live: Duration) -> Result<Replica, DbErr> {
+    fn replica_of(&self, row: &QueryResult, live: Duration) -> DbResult<Replica> {
         let (seen, services): (i64, String) = (row.try_get("", "seen_ms")?, row.try_get("", "services")?);
         let (started, pid): (String, i64) = (row.try_get("", "started_at")?, row.try_get("", "pid")?);
         // A row that is ahead was written before the clock was set back. How long ago is not known, and a live replica

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
-use crate::cluster::lease_table::LeaseTable;
+use crate::cluster::lease_table::{LeaseTable, as_millis};
+use crate::database::error_kind::DbResult;
+use crate::database::transaction::Transaction;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::{Outcome, RunReport};
 
@@ -88,7 +90,7 @@ impl LeaseTable {
         let add = self.db.run(limit, |cx| {
             let id = id.clone();
             async move {
-                let tx = self.begin(&cx).await?;
+                let tx = Transaction::begin_limited(&cx).await?;
                 let sql = format!(
                     "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
                      VALUES ($1, $2, $3, $4, {}) ON CONFLICT (id) DO NOTHING",
@@ -140,7 +142,7 @@ impl LeaseTable {
                  ORDER BY requested_at, id",
                 self.wall_now()
             );
-            let rows = self.db.query(&cx, self.statement(&sql, [void_after().into(), self.owner()])).await?;
+            let rows = self.db.query(&cx, self.statement(&sql, [as_millis(VOID_AFTER).into(), self.owner()])).await?;
             let read = |row: &QueryResult| self.readable("service_request", row, request_of(row)).flatten();
             Ok(rows.iter().filter_map(read).collect())
         });
@@ -155,7 +157,7 @@ impl LeaseTable {
                  WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3",
                 self.wall_now()
             );
-            self.statement(&sql, [id.into(), self.owner(), void_after().into()])
+            self.statement(&sql, [id.into(), self.owner(), as_millis(VOID_AFTER).into()])
         };
         Ok(self.db.write(limit, take).await? == 1)
     }
@@ -182,7 +184,7 @@ impl LeaseTable {
         let write = self.db.run(limit, |cx| {
             let stored = stored.clone();
             async move {
-                let tx = self.begin(&cx).await?;
+                let tx = Transaction::begin_limited(&cx).await?;
                 // The row stays for an hour from now on.
                 let now = self.wall_now();
                 let sql = format!("UPDATE service_request SET report = $2, requested_at = {now} WHERE id = $1");
@@ -208,11 +210,11 @@ impl LeaseTable {
                 self.wall_now(),
                 self.now()
             );
-            let query = self.statement(&sql, [id.into(), void_after().into(), self.boot()]);
+            let query = self.statement(&sql, [id.into(), as_millis(VOID_AFTER).into(), self.boot()]);
             let Some(row) = self.db.query(&cx, query).await?.pop() else { return Ok(RequestProgress::Gone) };
             let (taken, report): (Option<String>, Option<String>) =
                 (row.try_get("", "taken_by")?, row.try_get("", "report")?);
-            let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
+            let flag = |name: &str| -> DbResult<bool> { Ok(row.try_get::<i32>("", name)? == 1) };
             Ok(match (report, taken) {
                 (Some(report), _) => RequestProgress::Done(report_of(serde_json::from_str(&report)?)),
                 (None, Some(_)) => RequestProgress::Taken { is_holder: flag("is_holder")? },
@@ -225,15 +227,11 @@ impl LeaseTable {
 }
 
 /// `None`: a later version has requested what this one does not know.
-fn request_of(row: &QueryResult) -> Result<Option<Request>, DbErr> {
+fn request_of(row: &QueryResult) -> DbResult<Option<Request>> {
     let action: String = row.try_get("", "action")?;
     let Some(action) = Action::parse(&action) else { return Ok(None) };
     let [id, service_id] = ["id", "service_id"].map(|name| row.try_get("", name));
     Ok(Some(Request { id: id?, service_id: service_id?, action, requested_at: row.try_get("", "requested_at")? }))
-}
-
-fn void_after() -> i64 {
-    i64::try_from(VOID_AFTER.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn report_of(stored: StoredReport) -> RunReport {

@@ -1,7 +1,7 @@
 //! [`Availability`]: whether the registry's database answers and accepts writes, as far as the registry knows.
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -54,31 +54,31 @@ impl Availability {
 
     /// Records that the database does not answer, or accepts no writes. True if it was up before.
     pub(crate) fn mark_down(&self, why: String, refuses_writes: bool) -> bool {
-        self.lock().refuses_writes = refuses_writes;
+        self.state.lock().refuses_writes = refuses_writes;
         self.outages.mark_down(why)
     }
 
     /// Records that the database answers and accepts writes. Returns the length of the outage that ends with it.
     pub(crate) fn mark_up(&self) -> Option<Duration> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.writes_are_suspect, state.refuses_writes) = (false, false);
         self.outages.mark_up()
     }
 
     /// Records that a write failed with an error of a database that is read-only or full.
     pub(crate) fn suspect_writes(&self) {
-        self.lock().writes_are_suspect = true;
+        self.state.lock().writes_are_suspect = true;
     }
 
     /// Whether only a successful write shows that the database is up.
     pub(crate) fn needs_a_write(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.writes_are_suspect || state.refuses_writes
     }
 
     /// Records an error that the services did not cause, although the database is up.
     pub(crate) fn disturbed(&self) {
-        self.lock().disturbed = Some(Instant::now());
+        self.state.lock().disturbed = Some(Instant::now());
     }
 
     /// Whether an outage has ended since `at`, and the database is up.
@@ -88,14 +88,14 @@ impl Availability {
 
     /// Whether the database is down, or was down or disturbed at `at` or later.
     pub(crate) fn was_down_since(&self, at: Instant) -> bool {
-        let is_disturbed = self.lock().disturbed.is_some_and(|disturbed| disturbed >= at);
+        let is_disturbed = self.state.lock().disturbed.is_some_and(|disturbed| disturbed >= at);
         is_disturbed || self.outages.was_down_since(at)
     }
 
     /// The current outage as text.
     pub(crate) fn outage(&self) -> Option<Outage> {
         let Down { since, why } = self.outages.down()?;
-        let how = match self.lock().refuses_writes {
+        let how = match self.state.lock().refuses_writes {
             true => "has accepted no writes",
             false if self.is_certain => "has been down",
             // A pool of the application may be exhausted instead.
@@ -115,14 +115,13 @@ impl Availability {
     pub(crate) async fn probe_requested(&self) {
         self.probe_requests.notified().await;
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
 }
 
 impl fmt::Debug for Availability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Availability").field("name", &self.name).field("state", &*self.lock()).finish_non_exhaustive()
+        f.debug_struct("Availability")
+            .field("name", &self.name)
+            .field("state", &*self.state.lock())
+            .finish_non_exhaustive()
     }
 }

@@ -11,6 +11,7 @@ use crate::database::connect::direct_options;
 use crate::database::connect::{connect_for_registry, default_options};
 use crate::database::database_url::display_name;
 use crate::database::extension::DatabaseExtension;
+use crate::database::registry_pool::RegistryPool;
 use crate::database::schema::FrameworkTables;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::registry::builder::{ExtensionBuilder, RegistryBuilder};
@@ -38,33 +39,28 @@ impl ExtensionBuilder for DatabaseBuilder {
         Box::pin(async move {
             let tables = FrameworkTables::of_registry(self.skip_migration);
             #[cfg(feature = "postgres")]
-            let direct = match &self.direct_url {
+            let listen_at = match &self.direct_url {
                 Some(url) => Some(direct_options(url).await?),
                 None => None,
             };
-            let (options, name) = match (self.connection, self.url, self.options) {
+            let ((db, direct), name) = match (self.connection, self.url, self.options) {
                 (Some(db), _, _) => {
                     let name = format!("registry's {:?} database", db.get_database_backend());
-                    let availability = Availability::new(name, false, tables);
-                    let extension = DatabaseExtension::new(db, None, availability, self.is_virtual);
-                    let extension = extension.with_monitor(self.monitor);
-                    #[cfg(feature = "postgres")]
-                    let extension = extension.with_direct(direct)?;
-                    return Ok(extension.installed());
+                    ((db, None), name)
                 }
-                (None, Some(url), _) => (default_options(&url)?, display_name(&url)),
+                (None, Some(url), _) => (connect_for_registry(default_options(&url)?).await?, display_name(&url)),
                 (None, None, Some(options)) => {
                     let name = display_name(options.get_url());
-                    (options, name)
+                    (connect_for_registry(options).await?, name)
                 }
                 (None, None, None) => return Ok(Arc::new(NoExtension) as Arc<dyn Extension>),
             };
-            let pool = connect_for_registry(options).await?;
-            let availability = Availability::new(name, pool.direct.is_some(), tables);
-            let extension = DatabaseExtension::new(pool.db, pool.direct, availability, self.is_virtual);
+            let pool = RegistryPool::new(db, direct, self.is_virtual, self.monitor);
+            let availability = Availability::new(name, pool.has_direct(), tables);
+            let extension = DatabaseExtension::new(pool, availability);
             #[cfg(feature = "postgres")]
-            let extension = extension.with_direct(direct)?;
-            Ok(extension.installed())
+            let extension = extension.with_listener(listen_at)?;
+            Ok(Arc::new(extension) as Arc<dyn Extension>)
         })
     }
 }

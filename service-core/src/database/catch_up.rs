@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DbErr};
 
+use crate::database::error_kind::DbResult;
 use crate::database::wall_clock::{format_time, parse_time};
 use crate::log::warn;
 use crate::runtime::registration::RegisteredService;
@@ -47,13 +48,11 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
         .and_where(Expr::col("service_id").eq(service_id))
         .to_owned();
     let Some(row) = db.query_one(&select).await? else { return Ok(LastRun::default()) };
-    let time = |name| {
+    let time = |name| -> DbResult<_> {
         let text: Option<String> = row.try_get("", name)?;
         Ok(text.and_then(|text| parse_time(&text).ok()))
     };
-    let (run, fire): (std::result::Result<_, DbErr>, std::result::Result<_, DbErr>) =
-        (time("last_run"), time("last_fire"));
-    Ok(LastRun { run: run?, fire: fire?, schedule: row.try_get("", "schedule")? })
+    Ok(LastRun { run: time("last_run")?, fire: time("last_fire")?, schedule: row.try_get("", "schedule")? })
 }
 
 /// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of two

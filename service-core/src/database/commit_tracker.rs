@@ -4,7 +4,7 @@
 //! waits for the commit, for a limited time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -30,7 +30,7 @@ struct Commits {
 impl CommitTracker {
     /// Counts one commit until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> CommitGuard {
-        let mut commits = self.lock();
+        let mut commits = self.commits.lock();
         let id = commits.next;
         commits.next += 1;
         commits.begun.insert(id, Instant::now());
@@ -39,26 +39,22 @@ impl CommitTracker {
 
     /// Whether a commit is in flight because of which a run must not be cancelled.
     pub fn in_progress(&self) -> bool {
-        self.lock().begun.values().any(|begun| begun.elapsed() < PROTECTED)
+        self.commits.lock().begun.values().any(|begun| begun.elapsed() < PROTECTED)
     }
 
     /// Waits until the commits that are in flight now have ended. Dropping the future changes nothing.
     pub async fn finished(&self) {
-        let later = self.lock().next;
+        let later = self.commits.lock().next;
         loop {
             let notified = self.finished.notified();
             tokio::pin!(notified);
             // Registered before the commits are read, or a guard dropped in between would be missed.
             notified.as_mut().enable();
-            if self.lock().begun.keys().all(|id| *id >= later) {
+            if self.commits.lock().begun.keys().all(|id| *id >= later) {
                 return;
             }
             notified.await;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock()
     }
 }
 
@@ -71,7 +67,7 @@ pub struct CommitGuard {
 
 impl Drop for CommitGuard {
     fn drop(&mut self) {
-        self.tracker.lock().begun.remove(&self.id);
+        self.tracker.commits.lock().begun.remove(&self.id);
         self.tracker.finished.notify_waiters();
     }
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{DatabaseUrl, Engine};
-use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
-use crate::database::error_kind::ErrorKind;
+use crate::database::direct::DirectConnection;
+use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::pool_error::{explained, is_refused_parameter};
 use crate::service::error::{Error, Result};
 
 /// How long SQLite waits for a lock before it reports "busy".
@@ -128,14 +129,6 @@ fn stays_open<DB: sea_orm::sqlx::Database>(
     pool.min_connections(connections).max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
 
-/// The services' pool of a registry, and connections beside it.
-#[derive(Debug)]
-pub(crate) struct RegistryPool {
-    pub(crate) db: DatabaseConnection,
-    /// `None` for a database in memory: another connection would open another database.
-    pub(crate) direct: Option<DirectConnection>,
-}
-
 /// The options of a pool by its URL alone.
 pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     // A wrong URL is reported here, because the driver's message would show its password.
@@ -147,9 +140,12 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     Ok(options)
 }
 
-/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never
-/// work is.
-pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
+/// Opens a registry's pool, and what opens connections beside it: nothing for a database in memory, where another
+/// connection would open another database. A database that is down is not an error, because it may come up later. A URL
+/// that can never work is.
+pub(crate) async fn connect_for_registry(
+    options: ConnectOptions,
+) -> Result<(DatabaseConnection, Option<DirectConnection>)> {
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
     let direct = match target.engine {
@@ -157,10 +153,10 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
         _ => Some(DirectConnection::new(tuned(pinged_when_idle(options.clone()), &target))),
     };
     match open(pinged_when_idle(options.clone()), true).await {
-        Ok(db) => Ok(RegistryPool { db, direct }),
+        Ok(db) => Ok((db, direct)),
         Err(error) if target.engine == Engine::SqliteFile && error.find::<OpenError>().is_some() => {
             match unopened_sqlite(&tuned(options, &target), &target) {
-                Some(db) => Ok(RegistryPool { db, direct }),
+                Some(db) => Ok((db, direct)),
                 None => Err(error),
             }
         }
@@ -192,21 +188,6 @@ fn unopened_sqlite(_options: &ConnectOptions, _target: &DatabaseUrl<'_>) -> Opti
     None
 }
 
-/// The most connections of a pool; `None` if the features of this crate do not include its driver.
-pub(crate) fn pool_size(db: &DatabaseConnection) -> Option<u32> {
-    match &db.inner {
-        #[cfg(feature = "postgres")]
-        sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-            Some(db.get_postgres_connection_pool().options().get_max_connections())
-        }
-        #[cfg(feature = "sqlite")]
-        sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
-            Some(db.get_sqlite_connection_pool().options().get_max_connections())
-        }
-        _ => None,
-    }
-}
-
 async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnection> {
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
@@ -236,7 +217,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
 #[cfg(feature = "postgres")]
 async fn check_tls(target: &DatabaseUrl<'_>) -> Result<()> {
     let ssl_mode = std::env::var("PGSSLMODE").ok();
-    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::direct::tls_is_compiled().await {
+    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::driver::tls_is_compiled().await {
         return Err(Error::fatal(format!(
             "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()
@@ -273,7 +254,7 @@ fn invalid_url(shown: &str) -> Error {
 ///
 /// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be
 /// set.
-async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
+async fn set_wal(db: &DatabaseConnection) -> DbResult<()> {
     let begun = Instant::now();
     loop {
         match db.execute_unprepared("PRAGMA journal_mode = WAL").await {

@@ -3,8 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, Query};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend};
 
+use crate::database::error_kind::DbResult;
 use crate::database::wall_clock::WallClock;
 
 /// The clock of the database, or that of a test.
@@ -15,21 +16,26 @@ pub(crate) enum DbTime {
     Virtual(WallClock),
 }
 
+/// The time of the database's clock in milliseconds since 1970, as SQL.
+pub(crate) fn database_millis(backend: DbBackend) -> &'static str {
+    match backend {
+        // `now()` would be the start of the transaction, which may have waited for a lock since.
+        DbBackend::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+        _ => "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+    }
+}
+
 impl DbTime {
     /// The current time in milliseconds since 1970, as SQL.
     pub(crate) fn millis(&self, backend: DbBackend) -> Expr {
         match self {
             Self::Virtual(clock) => Expr::Constant(clock.now().timestamp_millis().into()),
-            // `now()` would be the start of the transaction, which may be long ago.
-            Self::Database if backend == DbBackend::Postgres => {
-                Expr::cust("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
-            }
-            Self::Database => Expr::cust("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
+            Self::Database => Expr::cust(database_millis(backend)),
         }
     }
 
     /// The current time.
-    pub(crate) async fn now(&self, db: &impl ConnectionTrait) -> Result<DateTime<Utc>, DbErr> {
+    pub(crate) async fn now(&self, db: &impl ConnectionTrait) -> DbResult<DateTime<Utc>> {
         if let Self::Virtual(clock) = self {
             return Ok(clock.now());
         }

@@ -1,22 +1,18 @@
-//! Connections beside a pool. They find the cause of an error that the pool reports as a timeout, and they read the
-//! framework's tables while services use all connections of the pool.
+//! Connections beside a pool, for the registry's own work while services use all connections of the pool.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use sea_orm::sqlx::Error as SqlxError;
-use sea_orm::sqlx::error::DatabaseError;
-use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
+use crate::database::driver::LIMIT;
+#[cfg(feature = "postgres")]
+use crate::database::driver::postgres_pool;
+#[cfg(feature = "sqlite")]
+use crate::database::driver::sqlite_pool;
 use crate::database::error_kind::ErrorKind;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-use crate::service::error::Error;
+use crate::database::pool_error::cause;
 use crate::service::error::Result;
-
-/// The limit of a direct connection.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// Opens one connection beside the services' pool.
 #[derive(Clone, Debug)]
@@ -154,14 +150,12 @@ impl Drop for Waits<'_> {
 /// be named here.
 pub(crate) fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
     #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let own = small_pool(pool.get_postgres_connection_pool());
-        return Some(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(own));
+    if let Some(pool) = postgres_pool(pool) {
+        return Some(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(small_pool(pool)));
     }
     #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        let own = small_pool(pool.get_sqlite_connection_pool());
-        return Some(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(own));
+    if let Some(pool) = sqlite_pool(pool) {
+        return Some(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(small_pool(pool)));
     }
     let _ = pool;
     None
@@ -171,181 +165,4 @@ pub(crate) fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
 fn small_pool<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>) -> sea_orm::sqlx::Pool<DB> {
     let options = pool.options().clone().min_connections(0).max_connections(1).acquire_timeout(LIMIT);
     options.connect_lazy_with((*pool.connect_options()).clone())
-}
-
-/// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may
-/// share few connections. A pool without any connection opens its first.
-pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let pool = pool.get_postgres_connection_pool();
-        while pool.size() > 0 && pool.num_idle() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        while is_exhausted(pool) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    let _ = pool;
-}
-
-/// Whether all connections of the pool are in use, and it may open no other; `true` if that is not known, because the
-/// driver is not one of this crate.
-pub(crate) fn is_exhausted(pool: &DatabaseConnection) -> bool {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        let pool = pool.get_postgres_connection_pool();
-        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-    }
-    #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        let pool = pool.get_sqlite_connection_pool();
-        return pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-    }
-    let _ = pool;
-    true
-}
-
-/// Whether both are the same pool; `false` if that is not known, because the driver is not one of this crate.
-pub(crate) fn is_same_pool(a: &DatabaseConnection, b: &DatabaseConnection) -> bool {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    use sea_orm::DatabaseConnectionType::*;
-
-    match (&a.inner, &b.inner) {
-        // A pool has its options once.
-        #[cfg(feature = "postgres")]
-        (SqlxPostgresPoolConnection(_), SqlxPostgresPoolConnection(_)) => {
-            let options = [a, b].map(|db| db.get_postgres_connection_pool().connect_options());
-            std::sync::Arc::ptr_eq(&options[0], &options[1])
-        }
-        #[cfg(feature = "sqlite")]
-        (SqlxSqlitePoolConnection(_), SqlxSqlitePoolConnection(_)) => {
-            let options = [a, b].map(|db| db.get_sqlite_connection_pool().connect_options());
-            std::sync::Arc::ptr_eq(&options[0], &options[1])
-        }
-        _ => false,
-    }
-}
-
-/// Whether [`explained`] can say more than the error.
-pub(crate) fn can_be_explained(error: &DbErr) -> bool {
-    match error {
-        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => true,
-        DbErr::Conn(RuntimeErr::SqlxError(error)) => is_protocol_violation(error),
-        _ => false,
-    }
-}
-
-/// Returns the cause of a pool's timeout, if a direct connection finds one, and adds advice to the refusal of a pooler.
-/// Returns other errors unchanged.
-pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
-    if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
-        return advised(error);
-    }
-    match cause(pool).await.err().and_then(|cause| cause.find::<DbErr>().cloned()) {
-        Some(cause) => cause,
-        None => error,
-    }
-}
-
-/// Makes the idle connections of a PostgreSQL pool forget their prepared statements, because a table was changed.
-/// Otherwise a statement that no longer fits would fail again on each of them. Without the feature of the pool's driver
-/// it does nothing.
-pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        use sea_orm::sqlx::Connection;
-
-        let pool = pool.get_postgres_connection_pool();
-        // All are taken first, because a connection that is returned would be taken again.
-        let idle: Vec<_> = std::iter::from_fn(|| pool.try_acquire()).collect();
-        for mut connection in idle {
-            let _ = tokio::time::timeout(LIMIT, connection.clear_cached_statements()).await;
-        }
-    }
-    let _ = pool;
-}
-
-/// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds
-/// none.
-async fn cause(pool: &DatabaseConnection) -> Result<()> {
-    #[cfg(feature = "postgres")]
-    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
-        use sea_orm::sqlx::{Connection, PgConnection};
-
-        let options = pool.get_postgres_connection_pool().connect_options();
-        let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
-        let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
-        let _ = tokio::time::timeout(LIMIT, connection.close()).await;
-    }
-    #[cfg(feature = "sqlite")]
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
-        use sea_orm::sqlx::{Connection, SqliteConnection};
-
-        let options = pool.get_sqlite_connection_pool().connect_options();
-        let connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
-        let _ = connection.close().await;
-    }
-    let _ = pool;
-    Ok(())
-}
-
-/// A connection that a pooler refused, because the driver sends a parameter that the pooler does not know. The advice
-/// is part of the driver's error, so that it is shown wherever the error is shown.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}; if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`")]
-struct RefusedParameter(Arc<SqlxError>);
-
-fn advised(error: DbErr) -> DbErr {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(source)) if is_protocol_violation(&source) => {
-            let advised = SqlxError::Configuration(Box::new(RefusedParameter(source)));
-            DbErr::Conn(RuntimeErr::SqlxError(Arc::new(advised)))
-        }
-        error => error,
-    }
-}
-
-/// Whether the other side refused what the driver has sent.
-fn is_protocol_violation(error: &SqlxError) -> bool {
-    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01")
-}
-
-/// Whether a pooler refused the connection. Then the error contains the advice.
-pub(crate) fn is_refused_parameter(error: &DbErr) -> bool {
-    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
-    matches!(&**error, SqlxError::Configuration(cause) if cause.is::<RefusedParameter>())
-}
-
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn failed(error: SqlxError) -> Error {
-    Error::new(advised(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)))))
-}
-
-#[cfg(feature = "postgres")]
-fn no_answer() -> Error {
-    let why = format!("the server did not answer within {} s", LIMIT.as_secs());
-    Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
-}
-
-/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS
-/// the driver refuses to connect before it sends anything.
-#[cfg(feature = "postgres")]
-pub(crate) async fn tls_is_compiled() -> bool {
-    use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
-    use sea_orm::sqlx::{Connection, PgConnection};
-
-    if cfg!(feature = "tls") {
-        return true;
-    }
-    // A connection that is accepted and never answered.
-    let Ok(listener) = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await else { return true };
-    let Ok(address) = listener.local_addr() else { return true };
-    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(address.port());
-    let options = options.ssl_mode(PgSslMode::Require);
-    let connected = tokio::time::timeout(Duration::from_millis(500), PgConnection::connect_with(&options)).await;
-    !matches!(connected, Ok(Err(SqlxError::Tls(_))))
 }

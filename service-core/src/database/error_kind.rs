@@ -5,12 +5,16 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 
 use crate::service::error::Error;
+
+/// A result whose error is sea-orm's.
+pub(crate) type DbResult<T> = Result<T, DbErr>;
 
 /// The cause of a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +115,12 @@ struct LockTimeout(String);
 pub(crate) fn lock_timeout(message: String) -> DbErr {
     let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, LockTimeout(message));
     DbErr::Exec(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(cause))))
+}
+
+/// The error of a database that has not answered within this time: it counts as an outage.
+pub(crate) fn no_answer(limit: Duration) -> Error {
+    let why = format!("no answer within {} s", limit.as_secs_f64());
+    Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
 }
 
 /// Whether it is the error of [`lock_timeout`].

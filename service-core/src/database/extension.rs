@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use sea_orm::DbBackend;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run_by};
 use crate::database::config::watcher::TableWatcher;
-use crate::database::direct::DirectConnection;
-use crate::database::direct::forget_statements;
-use crate::database::error_kind::ErrorKind;
+use crate::database::driver::forget_statements;
+use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::registry_db::RegistryDb;
+use crate::database::registry_pool::RegistryPool;
 use crate::database::service_db::ServiceDb;
-use crate::database::statement_monitor::StatementMonitor;
+use crate::database::tx_context::TxContext;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
 use crate::database::wake::notifier::Notifier;
@@ -53,9 +53,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct DatabaseExtension {
     resource: Arc<DatabaseResource>,
     write_lock: WriteLock,
-    /// Leases use the registry's clock, not the database's.
-    is_virtual: bool,
-    monitor: Option<Arc<StatementMonitor>>,
     retained: Arc<RetainedTables>,
     deleting: SingleTask,
     notifier: Arc<Notifier>,
@@ -70,22 +67,12 @@ pub(crate) struct DatabaseExtension {
 }
 
 impl DatabaseExtension {
-    pub(crate) fn new(
-        db: DatabaseConnection,
-        direct: Option<DirectConnection>,
-        availability: Availability,
-        is_virtual: bool,
-    ) -> Self {
-        let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
-        let notifier = Notifier::new(watcher.db.clone());
-        let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
+    pub(crate) fn new(pool: RegistryPool, availability: Availability) -> Self {
+        let watcher = Arc::new(TableWatcher::new(pool, availability));
+        let notifier = Notifier::new(watcher.pool.db.clone());
         Self {
-            #[cfg(feature = "postgres")]
-            listener: Listener::new(&resource.watcher, &notifier, None),
-            resource: Arc::new(resource),
+            resource: Arc::new(DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() }),
             write_lock: WriteLock::default(),
-            is_virtual,
-            monitor: None,
             retained: Arc::default(),
             deleting: SingleTask::default(),
             notifier,
@@ -93,30 +80,24 @@ impl DatabaseExtension {
             leases: OnceLock::new(),
             operator_store: OnceLock::new(),
             work_in_bed: Mutex::default(),
+            #[cfg(feature = "postgres")]
+            listener: None,
         }
     }
 
-    /// Sets the way around a pooler, for notifications.
+    /// Listens for notifications: through `direct` if the database is behind a pooler.
     ///
     /// # Errors
-    /// The database is not PostgreSQL.
+    /// `direct` is set, and the database is not PostgreSQL.
     #[cfg(feature = "postgres")]
-    pub(crate) fn with_direct(self, direct: Option<sea_orm::sqlx::postgres::PgConnectOptions>) -> Result<Self> {
-        if direct.is_none() {
-            return Ok(self);
-        }
+    pub(crate) fn with_listener(self, direct: Option<sea_orm::sqlx::postgres::PgConnectOptions>) -> Result<Self> {
+        let needs_postgres = direct.is_some();
         let listener = Listener::new(self.watcher(), &self.notifier, direct);
-        if listener.is_none() {
+        if needs_postgres && listener.is_none() {
             return Err(Error::fatal("`database_direct_url` needs a PostgreSQL database: remove it"));
         }
+        let listener = listener.filter(|_| self.reaches_other_replicas());
         Ok(Self { listener, ..self })
-    }
-
-    pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
-        if let Some(monitor) = &monitor {
-            self.watcher().set_monitor(monitor.clone());
-        }
-        Self { monitor, ..self }
     }
 
     /// Installs what decides which replica runs a service, once.
@@ -133,17 +114,16 @@ impl DatabaseExtension {
             watcher: self.watcher().clone(),
             notifier: self.notifier.clone(),
             write_lock: self.write_lock.clone(),
-            monitor: self.monitor.as_ref().map(|monitor| Arc::new(monitor.for_registry())),
-            is_virtual: self.is_virtual,
+            monitor: self.pool().monitor.as_ref().map(|monitor| Arc::new(monitor.for_registry())),
         }
-    }
-
-    pub(crate) fn installed(self) -> Arc<dyn Extension> {
-        Arc::new(self)
     }
 
     fn watcher(&self) -> &Arc<TableWatcher> {
         &self.resource.watcher
+    }
+
+    fn pool(&self) -> &RegistryPool {
+        &self.watcher().pool
     }
 
     fn availability(&self) -> &Availability {
@@ -152,27 +132,32 @@ impl DatabaseExtension {
 
     /// Whether notifications reach other replicas. On virtual time there are none.
     fn reaches_other_replicas(&self) -> bool {
-        self.watcher().db.get_database_backend() == DbBackend::Postgres && !self.is_virtual
+        self.pool().db.get_database_backend() == DbBackend::Postgres && !self.pool().is_virtual
     }
 
     /// Access to the database for a service, or for the registry's own work.
     fn service_db(&self, services: &Arc<Services>, id: Arc<str>) -> ServiceDb {
         let shared = services.shared.clone();
         let clock = WallClock::new(move || shared.clock.wall_now().into());
-        let db = ServiceDb::new(self.watcher().db.clone(), id)
-            .with_services(services)
-            .with_tables(self.availability().tables().clone())
-            .with_retained(self.retained.clone())
-            .with_notifier(self.notifier.clone())
-            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
-            .with_monitor(self.monitor.clone());
-        if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) }
+        let pool = self.pool();
+        let mut db = ServiceDb::new(pool.db.clone(), id);
+        db.tx = TxContext {
+            pool_is_checked: pool.is_checked(),
+            write_lock: self.write_lock.clone(),
+            notifier: self.notifier.clone(),
+            monitor: pool.monitor.clone(),
+            ..db.tx
+        };
+        db.services = Arc::downgrade(services);
+        db.tables = self.availability().tables().clone();
+        db.retained = self.retained.clone();
+        if pool.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) }
     }
 
     async fn read_last_fire(&self, id: &str, schedule: &str, now: SystemTime) -> Result<SystemTime> {
-        let read = self.watcher().with_db(|db| async move {
+        let read = self.pool().with_db(|db| async move {
             self.availability().tables().ensure(&db).await?;
-            let tx = self.watcher().begin(&db).await?;
+            let tx = self.pool().begin(&db).await?;
             let last = last_run(&tx, id).await?;
             // A row of an earlier version has no schedule.
             if let Some(fire) = last.fire
@@ -244,7 +229,7 @@ impl Extension for DatabaseExtension {
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
         #[cfg(feature = "postgres")]
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+        if let Some(listener) = &self.listener {
             listener.keep_listening(services, runtime);
         }
         let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
@@ -267,7 +252,7 @@ impl Extension for DatabaseExtension {
 
     fn until_listening<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         #[cfg(feature = "postgres")]
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+        if let Some(listener) = &self.listener {
             return Box::pin(listener.until_listening(services));
         }
         let _ = services;
@@ -308,7 +293,7 @@ impl Extension for DatabaseExtension {
     }
 
     fn has_unsettled(&self, service: &ServiceInner) -> bool {
-        ServiceDb::of(service).is_some_and(ServiceDb::has_unsettled)
+        ServiceDb::of(service).is_some_and(|db| db.work.has_unsettled())
     }
 
     fn settle<'a>(&'a self, service: &'a ServiceInner, error: Option<&'a Error>) -> BoxFuture<'a, Result<()>> {
@@ -341,14 +326,8 @@ impl Extension for DatabaseExtension {
         }
         Box::pin(async move {
             let schedule = schedule.text();
-            match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, &schedule, now)).await {
-                Ok(read) => read,
-                // An error of the kind `ConnectionLost`, so that it counts as an outage.
-                Err(_) => {
-                    let why = format!("no answer within {} s", READ_TIMEOUT.as_secs());
-                    Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
-                }
-            }
+            let read = tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, &schedule, now));
+            read.await.unwrap_or_else(|_| Err(no_answer(READ_TIMEOUT)))
         })
     }
 
@@ -421,7 +400,7 @@ impl Resource for DatabaseResource {
             Some(ErrorKind::Contention) => availability.disturbed(),
             Some(ErrorKind::StaleStatement) => {
                 availability.disturbed();
-                let pool = self.watcher.db.clone();
+                let pool = self.watcher.pool.db.clone();
                 tokio::spawn(async move { forget_statements(&pool).await });
             }
             Some(ErrorKind::Unavailable) => availability.suspect_writes(),

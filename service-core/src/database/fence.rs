@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
+use crate::database::error_kind::DbResult;
 use crate::runtime::lease::Lease;
 
 /// The check of the transactions of one service, for one takeover.
@@ -60,7 +61,7 @@ impl Fence {
     }
 
     /// The first statement of a transaction: limits how long it may do nothing.
-    pub(crate) async fn begin(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn begin(&self, tx: &impl ConnectionTrait) -> DbResult<()> {
         if tx.get_database_backend() == DbBackend::Postgres {
             let limit = self.lease.length.as_millis().min(i32::MAX as u128);
             // A SELECT would be a query, after which the isolation level of the transaction can no longer be changed.

@@ -6,14 +6,19 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, Statement,
     TransactionOptions, TransactionTrait,
 };
 
+use crate::database::error_kind::DbResult;
 use crate::database::uncancelled::Uncancelled;
 
 /// How long a statement waits for a lock. Short enough for two waits within the time that work has on the pool.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// Before a statement on PostgreSQL: how long it waits for a lock that keeps out readers, or that another session may
+/// hold for hours.
+pub(crate) const SHORT_LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2s'; ";
 
 /// The statements that set the limits, and an isolation level at which nothing fails because of other transactions.
 /// They stand first in a transaction. PostgreSQL ends one whose process has been silent for 5 s, such as on a machine
@@ -31,7 +36,7 @@ pub(crate) fn limits(lock_wait: Duration) -> String {
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseExecutor<'_>, DbErr> {
+pub(crate) async fn begin(db: &DatabaseConnection) -> DbResult<DatabaseExecutor<'_>> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(db.into());
     }
@@ -44,7 +49,7 @@ pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseExecutor<'_
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn commit(executor: DatabaseExecutor<'_>) -> Result<(), DbErr> {
+pub(crate) async fn commit(executor: DatabaseExecutor<'_>) -> DbResult<()> {
     match executor {
         DatabaseExecutor::OwnedTransaction(tx) => tx.commit().await,
         DatabaseExecutor::Connection(_) | DatabaseExecutor::Transaction(_) => Ok(()),
@@ -56,7 +61,7 @@ pub(crate) async fn commit(executor: DatabaseExecutor<'_>) -> Result<(), DbErr> 
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn execute(db: &DatabaseConnection, lock_wait: Duration, statement: &Statement) -> Result<u64, DbErr> {
+pub(crate) async fn execute(db: &DatabaseConnection, lock_wait: Duration, statement: &Statement) -> DbResult<u64> {
     // Parameters need a statement of their own. So the values are in the text, quoted by the query builder.
     Ok(db.execute_unprepared(&format!("{}{statement}", limits(lock_wait))).await?.rows_affected())
 }
@@ -69,7 +74,7 @@ pub(crate) async fn execute(db: &DatabaseConnection, lock_wait: Duration, statem
 pub(crate) async fn begin_uncancelled(
     db: &DatabaseConnection,
     options: TransactionOptions,
-) -> Result<DatabaseTransaction, DbErr> {
+) -> DbResult<DatabaseTransaction> {
     let db = db.clone();
     Uncancelled::new(async move { db.begin_with_options(options).await }).await
 }

@@ -6,12 +6,12 @@ use std::pin::Pin;
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    AccessMode, DatabaseTransaction, DbErr, IsolationLevel, TransactionError, TransactionOptions, TransactionTrait,
+    AccessMode, DatabaseTransaction, IsolationLevel, TransactionError, TransactionOptions, TransactionTrait,
 };
 
+use crate::database::error_kind::DbResult;
 use crate::database::transaction::Transaction;
 
-type DbResult<T> = Result<T, DbErr>;
 type Callback<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
 
 /// A transaction that is begun on a transaction is a savepoint.

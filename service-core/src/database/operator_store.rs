@@ -46,7 +46,7 @@ impl DatabaseOperatorStore {
     }
 
     async fn remove_old_entries(&self, db: &DatabaseConnection, now: SystemTime) -> Result<()> {
-        let tx = self.watcher.begin(db).await?;
+        let tx = self.watcher.pool.begin(db).await?;
         audit::remove_old(&tx, now).await?;
         Ok(limited::commit(tx).await?)
     }
@@ -54,7 +54,7 @@ impl DatabaseOperatorStore {
 
 impl OperatorStore for DatabaseOperatorStore {
     fn has_replicas(&self) -> bool {
-        self.watcher.db.get_database_backend() == DbBackend::Postgres
+        self.watcher.pool.db.get_database_backend() == DbBackend::Postgres
     }
 
     fn check_override(
@@ -73,9 +73,10 @@ impl OperatorStore for DatabaseOperatorStore {
             let row = Override { service_id, key, value, by, why, at: at.into(), until: until.map(Into::into) };
             let (row, other) = (&row, other_spelling(services, &row.service_id, &row.key));
             self.watcher
+                .pool
                 .with_db(|db| async move {
                     self.watcher.availability.tables().ensure(&db).await?;
-                    let tx = self.watcher.begin(&db).await?;
+                    let tx = self.watcher.pool.begin(&db).await?;
                     tables::set_override(&tx, row).await?;
                     if let Some(other) = other {
                         tables::remove_keys(&tx, &row.service_id, &[other]).await?;
@@ -92,8 +93,8 @@ impl OperatorStore for DatabaseOperatorStore {
             // The first of two calls may have removed it without an answer in time.
             let was_there = &AtomicBool::new(false);
             let keys = &[key, other_spelling(services, id, key).unwrap_or(key)];
-            let remove = self.watcher.with_db(|db| async move {
-                let tx = self.watcher.begin(&db).await?;
+            let remove = self.watcher.pool.with_db(|db| async move {
+                let tx = self.watcher.pool.begin(&db).await?;
                 was_there.fetch_or(tables::has_override(&tx, id, keys).await?, Ordering::Relaxed);
                 tables::remove_keys(&tx, id, keys).await?;
                 Ok(limited::commit(tx).await?)
@@ -108,14 +109,14 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 
     fn now<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<SystemTime>> {
-        Box::pin(self.watcher.with_db(move |db| async move { Ok(self.watcher.now(services, &db).await?.into()) }))
+        Box::pin(self.watcher.pool.with_db(move |db| async move { Ok(self.watcher.now(services, &db).await?.into()) }))
     }
 
     fn overrides<'a>(&'a self, services: &'a Services, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>> {
         Box::pin(async move {
-            let all = self.watcher.with_db(|db| async move {
+            let all = self.watcher.pool.with_db(|db| async move {
                 let now = self.watcher.now(services, &db).await?;
-                let tx = self.watcher.begin(&db).await?;
+                let tx = self.watcher.pool.begin(&db).await?;
                 let overrides = tables::read_overrides(&tx, now).await?;
                 limited::commit(tx).await?;
                 Ok(overrides)
@@ -145,10 +146,10 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 
     fn record<'a>(&'a self, services: &'a Services, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.watcher.with_db(move |db| async move {
+        Box::pin(self.watcher.pool.with_db(move |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
             let now = self.watcher.now(services, &db).await?;
-            let tx = self.watcher.begin(&db).await?;
+            let tx = self.watcher.pool.begin(&db).await?;
             audit::record(&tx, entry).await?;
             limited::commit(tx).await?;
             // The role may lack the right: an audit may be kept from being changed.
@@ -160,8 +161,8 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 
     fn audit<'a>(&'a self, page: &'a AuditPage) -> BoxFuture<'a, Result<Vec<AuditEntry>>> {
-        Box::pin(self.watcher.with_db(move |db| async move {
-            let tx = self.watcher.begin(&db).await?;
+        Box::pin(self.watcher.pool.with_db(move |db| async move {
+            let tx = self.watcher.pool.begin(&db).await?;
             let entries = audit::read(&tx, page).await?;
             limited::commit(tx).await?;
             Ok(entries)

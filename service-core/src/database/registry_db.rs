@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Statement};
 
-use crate::database::config::watcher::{Reserve, TableWatcher};
-use crate::database::error_kind::ErrorKind;
+use crate::database::config::watcher::TableWatcher;
+use crate::database::direct::Spare;
+use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::WriteLock;
-use crate::service::error::{Error, Result};
+use crate::service::error::Result;
 
 /// The database of a registry, for the registry's own work. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -24,12 +25,16 @@ pub(crate) struct RegistryDb {
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) write_lock: WriteLock,
     pub(crate) monitor: Option<Arc<StatementMonitor>>,
-    pub(crate) is_virtual: bool,
 }
 
 impl RegistryDb {
     pub(crate) fn backend(&self) -> DbBackend {
-        self.watcher.db.get_database_backend()
+        self.watcher.pool.db.get_database_backend()
+    }
+
+    /// Whether leases follow the registry's clock, not the database's.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.watcher.pool.is_virtual
     }
 
     /// Runs `work` on the services' pool, or on a connection of its own if the pool has none in time. The framework's
@@ -42,7 +47,7 @@ impl RegistryDb {
     where
         F: Future<Output = Result<T>>,
     {
-        self.run_on(Reserve::Replicas, limit, work).await
+        self.run_on(&self.watcher.pool.for_replicas, limit, work).await
     }
 
     /// As [`run`](Self::run), on a connection that no other work uses.
@@ -53,15 +58,15 @@ impl RegistryDb {
     where
         F: Future<Output = Result<T>>,
     {
-        self.run_on(Reserve::Renewals, limit, work).await
+        self.run_on(&self.watcher.pool.for_renewals, limit, work).await
     }
 
-    async fn run_on<T, F>(&self, reserve: Reserve, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
+    async fn run_on<T, F>(&self, spare: &Spare, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
         let work = &work;
-        let answer = self.watcher.with_reserve(reserve, limit, |db| async move {
+        let answer = self.watcher.pool.with_reserve(spare, limit, |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
             work(self.context(db)).await
         });
@@ -80,10 +85,7 @@ impl RegistryDb {
                 }
                 result
             }
-            Err(_) => {
-                let why = format!("no answer within {} s", limit.as_secs_f64());
-                Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
-            }
+            Err(_) => Err(no_answer(limit)),
         }
     }
 
@@ -125,7 +127,7 @@ impl RegistryDb {
     /// # Errors
     /// The database's.
     pub(crate) async fn query(&self, cx: &TxContext, query: Statement) -> Result<Vec<QueryResult>> {
-        let tx = self.watcher.begin(&cx.db).await?;
+        let tx = self.watcher.pool.begin(&cx.db).await?;
         let rows = tx.query_all_raw(query).await?;
         limited::commit(tx).await?;
         Ok(rows)
@@ -133,7 +135,7 @@ impl RegistryDb {
 
     fn context(&self, db: DatabaseConnection) -> TxContext {
         TxContext {
-            pool_is_checked: self.watcher.pool_is_checked(),
+            pool_is_checked: self.watcher.pool.is_checked(),
             write_lock: self.write_lock.clone(),
             notifier: self.notifier.clone(),
             monitor: self.monitor.clone(),

@@ -9,19 +9,21 @@
 //! The tricky part is to find out whether one is open: the count cannot be read, and a savepoint that was rolled back
 //! still exists for the database. So a further savepoint is begun, whose name shows the count.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
+
+use crate::database::error_kind::DbResult;
 
 /// The driver's names of up to four savepoints inside each other.
 const COVER: &str = "SAVEPOINT _sqlx_savepoint_1; SAVEPOINT _sqlx_savepoint_2; SAVEPOINT _sqlx_savepoint_3; SAVEPOINT _sqlx_savepoint_4";
 
 /// Sets savepoints with the driver's names, so that the end of one that is still open changes nothing that was written
 /// so far.
-pub(super) async fn cover(tx: &impl ConnectionTrait) -> Result<(), DbErr> {
+pub(super) async fn cover(tx: &impl ConnectionTrait) -> DbResult<()> {
     tx.execute_unprepared(COVER).await.map(drop)
 }
 
 /// Whether a savepoint of a transaction is open. If one is, it is covered.
-pub(super) async fn is_open(tx: &DatabaseTransaction) -> Result<bool, DbErr> {
+pub(super) async fn is_open(tx: &DatabaseTransaction) -> DbResult<bool> {
     tx.execute_unprepared(&format!("{COVER}; SAVEPOINT service_proof")).await?;
     let next = tx.begin().await?;
     // If none is open, `next` has the first name and comes after `service_proof`. Otherwise the name is that of the
@@ -39,7 +41,7 @@ pub(super) async fn is_open(tx: &DatabaseTransaction) -> Result<bool, DbErr> {
 
 /// Rolls back a transaction on PostgreSQL, also if savepoints are open. The end of these then ends an empty
 /// transaction.
-pub(super) async fn roll_back(tx: DatabaseTransaction) -> Result<(), DbErr> {
+pub(super) async fn roll_back(tx: DatabaseTransaction) -> DbResult<()> {
     tx.execute_unprepared(&format!("ROLLBACK; BEGIN READ ONLY; {COVER}")).await?;
     // If the driver counts no transaction, it counts this one, and ends it.
     tx.begin().await?.rollback().await?;

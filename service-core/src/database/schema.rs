@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::tx_limits::LOCK_LIMIT;
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
@@ -210,7 +210,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
     if backend == DbBackend::Postgres {
         // A process that has vanished may hold a lock. Statements that wait would hold up those of services, too.
-        tx.execute_unprepared(&format!("{LOCK_LIMIT}SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
+        tx.execute_unprepared(&format!("{SHORT_LOCK_WAIT}SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
     // Checked again under the lock: another process may have created them.
     let missing = missing_tables(&tx).await?;
@@ -261,7 +261,7 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
     };
     let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
     let there = rows.iter().map(|row| Ok((row.try_get("", "in_table")?, row.try_get("", "name")?)));
-    let there = there.collect::<std::result::Result<Vec<(String, String)>, DbErr>>()?;
+    let there = there.collect::<DbResult<Vec<(String, String)>>>()?;
     let lacks = |(table, column, _): &(&str, &str, &str)| {
         let mut columns = there.iter().filter(|(of, _)| of == table).peekable();
         columns.peek().is_some() && columns.all(|(_, name)| name != column)
@@ -288,8 +288,7 @@ async fn missing_tables(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> 
         Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
         Err(source) => return Err(Error::new(CannotCheck(source))),
     };
-    let missing =
-        rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, DbErr>>()?;
+    let missing = rows.iter().map(|row| row.try_get("", "name")).collect::<DbResult<Vec<String>>>()?;
     Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| missing.iter().any(|found| found == name)).collect())
 }
 

@@ -7,18 +7,15 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, ExecResult, StatementB
 use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
-use crate::database::connect::pool_size;
 use crate::database::db_time::DbTime;
-use crate::database::direct::{can_be_explained, explained};
+use crate::database::driver::PoolSize;
+use crate::database::pool_error::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
-use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::WorkState;
-use crate::database::write_lock::WriteLock;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
@@ -41,7 +38,7 @@ pub struct ServiceDb {
     pub(crate) retained: Arc<RetainedTables>,
     used: Arc<AtomicBool>,
     /// The services of the registry, if the service belongs to one.
-    services: Weak<Services>,
+    pub(super) services: Weak<Services>,
 }
 
 impl ServiceDb {
@@ -63,7 +60,7 @@ impl ServiceDb {
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
             service_id: service_id.into(),
-            work: Arc::new(WorkState::new(pool_size(&db))),
+            work: Arc::new(WorkState::new(PoolSize::of(&db).map(|size| size.most))),
             tx: TxContext::new(db),
             clock: WallClock::default(),
             time: DbTime::default(),
@@ -72,12 +69,6 @@ impl ServiceDb {
             used: Arc::default(),
             services: Weak::new(),
         }
-    }
-
-    /// Sets the registry's services.
-    pub(crate) fn with_services(mut self, services: &Arc<Services>) -> Self {
-        self.services = Arc::downgrade(services);
-        self
     }
 
     /// The services of the registry, and this service.
@@ -127,37 +118,6 @@ impl ServiceDb {
         if let Some((_, service)) = self.service() {
             service.inner.wake_in_case();
         }
-    }
-
-    /// Sets the tables that the registry creates.
-    pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
-        self.tables = tables;
-        self
-    }
-
-    /// Sets the tables whose completed rows the registry deletes.
-    pub(crate) fn with_retained(mut self, retained: Arc<RetainedTables>) -> Self {
-        self.retained = retained;
-        self
-    }
-
-    /// Sets where notifications go.
-    pub(crate) fn with_notifier(mut self, notifier: Arc<Notifier>) -> Self {
-        self.tx.notifier = notifier;
-        self
-    }
-
-    /// Sets the write lock that the registry's services share, and whether their pool closes connections that were left
-    /// inside a transaction.
-    pub(crate) fn with_write_lock(mut self, write_lock: WriteLock, pool_is_checked: bool) -> Self {
-        (self.tx.write_lock, self.tx.pool_is_checked) = (write_lock, pool_is_checked);
-        self
-    }
-
-    /// With the monitor of virtual time, if time is virtual.
-    pub(crate) fn with_monitor(mut self, monitor: Option<Arc<StatementMonitor>>) -> Self {
-        self.tx.monitor = monitor;
-        self
     }
 
     /// Sets the clock for the times of rows.
@@ -217,10 +177,5 @@ impl ServiceDb {
             },
             Ok(value) => Ok(value),
         }
-    }
-
-    /// Whether an ended run left rows or claims to settle.
-    pub(crate) fn has_unsettled(&self) -> bool {
-        self.work.has_unsettled()
     }
 }

@@ -9,11 +9,13 @@ use sea_orm::{
     TransactionTrait,
 };
 
+use crate::database::error_kind::DbResult;
+
 /// How many connections of a pool are tried.
 const TRIES: usize = 20;
 
 /// Begins an immediate transaction, on a connection that was not left inside another one.
-pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Result<DatabaseTransaction, DbErr> {
+pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> DbResult<DatabaseTransaction> {
     for _ in 0..TRIES {
         let tx = db.begin_with_options(immediate()).await?;
         if pool_is_checked {
@@ -54,12 +56,10 @@ pub(crate) async fn restore(tx: DatabaseTransaction) {
 /// Closes the pool's idle connections.
 #[cfg(feature = "sqlite")]
 pub(crate) async fn close_idle(db: &DatabaseConnection) {
-    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-        use sea_orm::sqlx::Connection;
+    use sea_orm::sqlx::Connection;
 
-        while let Some(connection) = db.get_sqlite_connection_pool().try_acquire() {
-            let _ = connection.detach().close_hard().await;
-        }
+    while let Some(connection) = crate::database::driver::sqlite_pool(db).and_then(|pool| pool.try_acquire()) {
+        let _ = connection.detach().close_hard().await;
     }
 }
 

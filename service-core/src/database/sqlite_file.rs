@@ -5,8 +5,9 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
+use crate::database::error_kind::DbResult;
 use crate::sync::Mutex;
 
 /// The file of one database, as it was at the last check.
@@ -24,7 +25,7 @@ impl SqliteFile {
     ///
     /// # Errors
     /// Those of the database.
-    pub(crate) async fn was_replaced(&self, db: &DatabaseConnection) -> Result<bool, DbErr> {
+    pub(crate) async fn was_replaced(&self, db: &DatabaseConnection) -> DbResult<bool> {
         if db.get_database_backend() != DbBackend::Sqlite {
             return Ok(false);
         }

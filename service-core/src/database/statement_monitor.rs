@@ -22,13 +22,19 @@ use sea_orm::{
 
 use tokio::sync::Notify;
 
+use crate::database::driver::PoolSize;
+#[cfg(feature = "postgres")]
+use crate::database::driver::postgres_pool;
+#[cfg(feature = "sqlite")]
+use crate::database::driver::sqlite_pool;
+use crate::database::error_kind::DbResult;
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::sync::Mutex;
 
 /// Watches the pool of a test bed and the transactions on it, for one replica.
 pub(crate) struct StatementMonitor {
-    shared: Arc<Shared>,
+    shared: Arc<MonitoredPool>,
     /// The test has cut off this replica from the database.
     is_cut_off: Arc<AtomicBool>,
     /// The statements are the registry's own work, and not that of a service.
@@ -38,7 +44,7 @@ pub(crate) struct StatementMonitor {
 }
 
 /// What the replicas on one pool share.
-struct Shared {
+struct MonitoredPool {
     pool: OnceLock<DatabaseConnection>,
     /// Open transactions in which no statement is in flight.
     waiting: AtomicU32,
@@ -66,7 +72,7 @@ async fn every_task_waits() {
 
 impl StatementMonitor {
     pub(crate) fn new(in_turn: bool, on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
-        let shared = Shared {
+        let shared = MonitoredPool {
             pool: OnceLock::new(),
             waiting: AtomicU32::new(0),
             on_begin: Box::new(on_begin),
@@ -125,7 +131,7 @@ impl StatementMonitor {
 
     /// # Errors
     /// The test has cut off this replica from the database.
-    pub(crate) fn check(&self) -> Result<(), DbErr> {
+    pub(crate) fn check(&self) -> DbResult<()> {
         if !self.is_cut_off.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -153,30 +159,26 @@ impl StatementMonitor {
 impl RealWork for StatementMonitor {
     fn state(&self) -> RealWorkState {
         let waiting = self.shared.waiting.load(Ordering::SeqCst);
-        let unknown = RealWorkState { active: None, closed: 0, waiting };
-        let Some(db) = self.shared.pool.get() else { return unknown };
-        #[cfg(feature = "sqlite")]
-        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-            return state_of(db.get_sqlite_connection_pool(), waiting);
+        match self.shared.pool.get().and_then(PoolSize::of) {
+            Some(PoolSize { idle, open, most }) => RealWorkState {
+                active: Some(open.saturating_sub(idle).saturating_sub(waiting)),
+                closed: most.saturating_sub(open),
+                waiting,
+            },
+            // It is not set yet, or its driver is the application's.
+            None => RealWorkState { active: None, closed: 0, waiting },
         }
-        #[cfg(feature = "postgres")]
-        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
-            return state_of(db.get_postgres_connection_pool(), waiting);
-        }
-        // The application's driver, which cannot be named here.
-        let _ = db;
-        unknown
     }
 
     fn reopen(&self) -> BoxFuture<'static, ()> {
         let Some(db) = self.shared.pool.get() else { return Box::pin(std::future::ready(())) };
         #[cfg(feature = "sqlite")]
-        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
-            return Box::pin(reopen(db.get_sqlite_connection_pool().clone()));
+        if let Some(pool) = sqlite_pool(db) {
+            return Box::pin(reopen(pool.clone()));
         }
         #[cfg(feature = "postgres")]
-        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
-            return Box::pin(reopen(db.get_postgres_connection_pool().clone()));
+        if let Some(pool) = postgres_pool(db) {
+            return Box::pin(reopen(pool.clone()));
         }
         let _ = db;
         Box::pin(std::future::ready(()))
@@ -184,10 +186,8 @@ impl RealWork for StatementMonitor {
 
     fn executes(&self) -> BoxFuture<'static, Option<bool>> {
         #[cfg(feature = "postgres")]
-        if let Some(db) = self.shared.pool.get()
-            && let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner
-        {
-            let options = db.get_postgres_connection_pool().connect_options();
+        if let Some(pool) = self.shared.pool.get().and_then(postgres_pool) {
+            let options = pool.connect_options();
             return Box::pin(async move { executes(&options).await.ok() });
         }
         // A SQLite database is part of this process: what it does cannot be asked for.
@@ -212,18 +212,6 @@ async fn executes(options: &sea_orm::sqlx::postgres::PgConnectOptions) -> sea_or
     let after = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
     connection.close().await?;
     Ok(before || after)
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-fn state_of<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>, waiting: u32) -> RealWorkState {
-    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-    // One that is being opened counts as open.
-    let open = pool.size();
-    RealWorkState {
-        active: Some(open.saturating_sub(idle).saturating_sub(waiting)),
-        closed: pool.options().get_max_connections().saturating_sub(open),
-        waiting,
-    }
 }
 
 /// Takes all connections of the pool until one must be opened, as often as necessary.
@@ -281,26 +269,26 @@ impl MonitoredTx {
     ///
     /// # Errors
     /// The test has cut off this replica from the database.
-    pub(crate) async fn before_commit(&self) -> Result<(), DbErr> {
+    pub(crate) async fn before_commit(&self) -> DbResult<()> {
         self.statement().await.map(drop)
     }
 
-    fn check(&self) -> Result<(), DbErr> {
+    fn check(&self) -> DbResult<()> {
         self.presence.as_ref().map_or(Ok(()), |presence| presence.monitor.check())
     }
 
     /// As those of the trait, without a boxed future: they are called for each row.
-    pub(crate) async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+    pub(crate) async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         let _in_flight = self.statement().await?;
         self.tx.execute_raw(statement).await
     }
 
-    pub(crate) async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+    pub(crate) async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         let _in_flight = self.statement().await?;
         self.tx.execute_unprepared(sql).await
     }
 
-    async fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
+    async fn statement(&self) -> DbResult<Option<InFlight<'_>>> {
         self.check()?;
         let Some(presence) = &self.presence else { return Ok(None) };
         let in_flight = presence.statement();
@@ -315,20 +303,20 @@ impl ConnectionTrait for MonitoredTx {
         self.tx.get_database_backend()
     }
 
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+    async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         Self::execute_raw(self, statement).await
     }
 
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+    async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         Self::execute_unprepared(self, sql).await
     }
 
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+    async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
         let _in_flight = self.statement().await?;
         self.tx.query_one_raw(statement).await
     }
 
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+    async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
         let _in_flight = self.statement().await?;
         self.tx.query_all_raw(statement).await
     }

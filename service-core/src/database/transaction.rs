@@ -7,32 +7,29 @@
 //! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a
 //! trigger requests it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each
 //! following statement would commit by itself. So if a transaction is in doubt, it is checked before its next
-//! statement. Every transaction of the framework is checked before anything is reported as done.
+//! statement (`transaction/proof.rs`). Every transaction of the framework is checked before anything is reported as
+//! done.
+
+mod item;
+mod proof;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sea_orm::prelude::async_trait::async_trait;
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement, StatementBuilder,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use tokio::sync::OnceCell;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::fence::Refusal;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenBatch, OpenTransaction, TxContext, uncut};
 use crate::database::tx_health::TxHealth;
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
-use crate::database::{savepoints, sqlite_connection};
+use crate::database::{limited, savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
-
-/// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
-const PROOF: &str = "SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof";
-
-type DbResult<T> = std::result::Result<T, DbErr>;
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
@@ -102,6 +99,15 @@ impl Transaction {
         }
         let transaction = Self::lazy(cx);
         transaction.connection().await?;
+        Ok(transaction)
+    }
+
+    /// Begins the registry's own statements, with their limits on PostgreSQL.
+    pub(crate) async fn begin_limited(cx: &TxContext) -> Result<Self> {
+        let transaction = Self::begin(cx).await?;
+        if transaction.backend == DbBackend::Postgres {
+            transaction.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
+        }
         Ok(transaction)
     }
 
@@ -276,26 +282,6 @@ impl Transaction {
         cause
     }
 
-    /// Returns the open transaction, and sets the item's savepoint before the item's first statement.
-    async fn item_connection(&self) -> DbResult<&MonitoredTx> {
-        let tx = self.connection().await?;
-        if let Some(savepoint) = &self.savepoint
-            && !savepoint.initialized()
-        {
-            savepoint
-                .get_or_try_init(|| async {
-                    let sql = if self.stale_savepoint.swap(false, Ordering::Relaxed) {
-                        "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
-                    } else {
-                        "SAVEPOINT service_item"
-                    };
-                    self.track(tx.execute_unprepared(sql)).await.map(drop)
-                })
-                .await?;
-        }
-        Ok(tx)
-    }
-
     /// Returns the open transaction without the item's savepoint, for the framework's own statements.
     pub(crate) async fn connection(&self) -> DbResult<&MonitoredTx> {
         if self.has_ended() {
@@ -366,100 +352,6 @@ impl Transaction {
         self.health.has_savepoint()
     }
 
-    /// Whether its writes can perhaps not be kept.
-    fn needs_proof(&self) -> bool {
-        self.has_begun() && self.health.needs_proof()
-    }
-
-    /// Checks that the writes so far can be committed: the transaction is still open, if it can have ended, and no
-    /// savepoint of the user's code is. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and outside
-    /// a transaction each statement commits by itself on both engines.
-    ///
-    /// # Errors
-    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint; or a savepoint is
-    /// open.
-    pub(crate) async fn prove(&self) -> DbResult<()> {
-        self.check_open("").await?;
-        self.check_savepoints().await
-    }
-
-    /// Checks that no savepoint of the user's code is open.
-    ///
-    /// # Errors
-    /// One is open.
-    pub(crate) async fn check_savepoints(&self) -> DbResult<()> {
-        if self.is_nested() && Box::pin(self.finds_savepoint()).await? {
-            return Err(DbErr::Custom(
-                "a savepoint of this transaction is still open, so its writes are undone: commit or drop what `begin()` returned \
-                 before the transaction is committed, or before its item is settled"
-                    .to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    async fn finds_savepoint(&self) -> DbResult<bool> {
-        let Some(open) = self.tx.get() else { return Ok(false) };
-        let found = self.track(savepoints::is_open(open.tx.for_savepoint())).await?;
-        if !found {
-            open.tx.savepoint_ended();
-        }
-        self.health.savepoint_found(found);
-        Ok(found)
-    }
-
-    /// Protects what was written so far from the end of a savepoint that was found open.
-    pub(crate) async fn cover_savepoint(&self) -> DbResult<()> {
-        match self.tx.get().filter(|_| self.has_savepoint()) {
-            Some(open) => self.track(savepoints::cover(&open.tx)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Ends the time limit, because the user's code is done, and checks what [`prove`](Self::prove) checks.
-    ///
-    /// # Errors
-    /// As [`prove`](Self::prove).
-    pub(crate) async fn end_time_limit(&mut self) -> DbResult<()> {
-        let end = self.time_limit.take().and_then(|limit| limit.end());
-        self.check_open(end.as_deref().unwrap_or_default()).await?;
-        self.check_savepoints().await
-    }
-
-    /// Checks that the transaction is still open, in one round trip with a statement before it.
-    async fn check_open(&self, statement: &str) -> DbResult<()> {
-        let Some(open) = self.tx.get() else { return Ok(()) };
-        if self.has_ended() {
-            return Err(ended());
-        }
-        let is_proved = self.take_answer(&open.tx).await;
-        let is_certain = !self.health.is_in_doubt() && !self.health.has_failed();
-        if self.backend == DbBackend::Postgres && statement.is_empty() && is_certain {
-            // Only a failed statement, or one of the user, ends a transaction while its connection exists.
-            return Ok(());
-        }
-        let stands = match self.backend {
-            // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by
-            // itself.
-            DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
-            _ if is_proved && statement.is_empty() => true,
-            _ => match open.tx.execute_unprepared(&format!("{statement}{PROOF}")).await {
-                Ok(_) => true,
-                // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled
-                // back.
-                Err(error) if ErrorKind::has_code(&error, "25P01") => false,
-                Err(error) => return Err(error),
-            },
-        };
-        if stands {
-            open.tx.savepoint_ended();
-            self.health.proved(self.backend == DbBackend::Postgres);
-            return Ok(());
-        }
-        self.health.end();
-        Err(ended())
-    }
-
     /// Returns the connection for a nested transaction.
     pub(super) async fn nest(&self) -> DbResult<&DatabaseTransaction> {
         let has_failed = || self.backend == DbBackend::Postgres && self.health.has_failed();
@@ -483,70 +375,6 @@ impl Transaction {
     /// Records that a savepoint has ended with its callback, if there was none before.
     pub(super) fn callback_ended(&self, was_nested: bool) {
         self.health.callback_ended(was_nested);
-    }
-
-    /// From now on, statements belong to one item.
-    pub(crate) fn begin_item(&mut self) {
-        self.end_item();
-        self.savepoint = Some(OnceCell::new());
-    }
-
-    /// Keeps the item's writes.
-    ///
-    /// # Errors
-    /// One of its statements had failed, so they cannot be kept.
-    pub(crate) async fn keep_item(&mut self) -> DbResult<()> {
-        if self.needs_proof() {
-            self.prove().await?;
-        }
-        self.end_item();
-        Ok(())
-    }
-
-    /// Undoes the item's writes.
-    pub(crate) async fn undo_item(&mut self) -> DbResult<()> {
-        if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
-            let Some(open) = self.tx.get().filter(|_| !self.has_ended()) else {
-                return Err(ended());
-            };
-            self.take_answer(&open.tx).await;
-            self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
-            open.tx.savepoint_ended();
-            self.health.item_undone();
-            if self.is_nested() {
-                // Such as one that is dropped after the item was settled with its error.
-                Box::pin(self.finds_savepoint()).await?;
-            }
-        }
-        self.notifications.lock().undo();
-        self.end_item();
-        Ok(())
-    }
-
-    fn end_item(&mut self) {
-        self.notifications.lock().keep();
-        if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
-            self.stale_savepoint.store(true, Ordering::Relaxed);
-        }
-        self.savepoint = None;
-        self.health.forget_errors();
-    }
-
-    /// Executes a statement of the framework in a savepoint, so that its failure does not affect the rest.
-    pub(crate) async fn execute_in_savepoint(&self, statement: &impl StatementBuilder) -> DbResult<ExecResult> {
-        let tx = self.connection().await?;
-        self.track(tx.execute_unprepared("SAVEPOINT service_note")).await?;
-        match tx.execute(statement).await {
-            Ok(done) => {
-                self.track(tx.execute_unprepared("RELEASE SAVEPOINT service_note")).await?;
-                Ok(done)
-            }
-            Err(error) => {
-                self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note; RELEASE SAVEPOINT service_note"))
-                    .await?;
-                Err(error)
-            }
-        }
     }
 
     /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver
@@ -574,20 +402,6 @@ impl Transaction {
     /// Whether the transaction has ended before its commit.
     pub(crate) fn has_ended(&self) -> bool {
         self.health.has_ended()
-    }
-
-    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one.
-    /// Returns whether the transaction is proved to be open by that. The statements of an open savepoint are not
-    /// tracked, so one of them may have been dropped.
-    async fn take_answer(&self, tx: &MonitoredTx) -> bool {
-        if !self.health.take_unanswered() || self.backend != DbBackend::Postgres {
-            return false;
-        }
-        let answer = tx.execute_unprepared(PROOF).await;
-        if let Err(error) = &answer {
-            self.health.note(error, ErrorKind::of(error));
-        }
-        answer.is_ok()
     }
 
     /// Records the result of a statement.

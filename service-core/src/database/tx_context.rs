@@ -16,10 +16,10 @@ use tokio::time::error::Elapsed;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
-use crate::database::direct::explained;
-use crate::database::error_kind::{ErrorKind, lock_timeout};
+use crate::database::error_kind::{DbResult, ErrorKind, lock_timeout};
 use crate::database::fence::{Fence, Refusal};
 use crate::database::limited;
+use crate::database::pool_error::explained;
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::wake::notifier::Notifier;
@@ -30,8 +30,6 @@ use crate::service::error::{Error, Result};
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a commit may take.
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(60);
-
-type DbResult<T> = std::result::Result<T, DbErr>;
 
 /// The data that the transactions of one service share.
 #[derive(Clone, Debug)]

@@ -1,18 +1,15 @@
 //! What limits the transaction of an item of `claim_each`: its turn in the queue of its batch ([`QueuePlace`]), and the
 //! time limit of the item ([`TimeLimit`]).
 
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::database::error_kind::DbResult;
 use crate::sync::Mutex;
-
-/// Before a statement on PostgreSQL: how long it waits for a lock that keeps out readers, or that another session may
-/// hold for hours.
-pub(crate) const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '2s'; ";
 
 /// The transactions of a batch on SQLite that begin one after the other: those of the items in flight at the same time.
 pub(crate) type TxQueue = Arc<Semaphore>;
@@ -39,19 +36,15 @@ impl QueuePlace {
 
     /// Waits for the turn, which lasts until the result is dropped.
     pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.lock().since = Some(Instant::now());
+        self.wait.lock().since = Some(Instant::now());
         let _end = EndWait(self);
         Arc::clone(&self.queue).acquire_owned().await.ok()
     }
 
     /// How long the transaction has waited so far.
     pub(crate) fn time(&self) -> Duration {
-        let wait = self.lock();
+        let wait = self.wait.lock();
         wait.before + wait.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Wait> {
-        self.wait.lock()
     }
 }
 
@@ -60,7 +53,7 @@ struct EndWait<'a>(&'a QueuePlace);
 
 impl Drop for EndWait<'_> {
     fn drop(&mut self) {
-        let mut wait = self.0.lock();
+        let mut wait = self.0.wait.lock();
         if let Some(since) = wait.since.take() {
             wait.before += since.elapsed();
         }
@@ -82,7 +75,7 @@ impl TimeLimit {
 
     /// Limits each statement of a transaction on PostgreSQL to the time that is left, unless a shorter limit applies
     /// already.
-    pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> DbResult<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
         let now = "current_setting('statement_timeout')";

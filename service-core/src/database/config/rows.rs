@@ -5,7 +5,7 @@
 //! fail a service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -112,13 +112,9 @@ impl TableRow {
 }
 
 impl TableRows {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// Returns the rows that are in effect for a service.
     pub(crate) fn in_effect(&self, sources: &Sources, service: &str) -> Vec<Row> {
-        let state = self.state();
+        let state = self.state.lock();
         let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
         state.applied.get(service).into_iter().flatten().map(row).collect()
     }
@@ -126,7 +122,7 @@ impl TableRows {
     /// Applies the rows again, because the layers below have changed.
     pub(crate) fn apply_again(&self, services: &Services) {
         for service in services.all() {
-            let rows = self.state().read.get(service.id()).cloned().unwrap_or_default();
+            let rows = self.state.lock().read.get(service.id()).cloned().unwrap_or_default();
             if !rows.is_empty() {
                 self.apply(services, &service, &rows);
             }
@@ -135,7 +131,7 @@ impl TableRows {
 
     /// Returns what pauses a service, by the rows that were read last.
     pub(crate) fn pauses(&self, service: &RegisteredService) -> StoredPauses {
-        let state = self.state();
+        let state = self.state.lock();
         let pauses = state.pauses.get(service.id()).map_or(&[][..], Vec::as_slice);
         let (own, others): (Vec<&TableRow>, Vec<&TableRow>) = pauses.iter().partition(|row| row.is_own_override());
         let other = decisive(&others).map(|row| {
@@ -152,7 +148,7 @@ impl TableRows {
 
     fn report(&self, service: &str, place: &str, problem: &str) {
         let line = format!("{place}: {problem}");
-        if self.state().reported.insert(format!("{service} {line}")) {
+        if self.state.lock().reported.insert(format!("{service} {line}")) {
             warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
         }
     }
@@ -171,14 +167,14 @@ impl TableRows {
                 rows.map(move |row| TableRow { scope, ..row.clone() })
             });
             let current: Vec<TableRow> = scoped.collect();
-            let is_known = match self.state().read.get_key_value(id) {
+            let is_known = match self.state.lock().read.get_key_value(id) {
                 None => current.is_empty(),
                 // The service may have been unregistered, and another one registered with its id.
                 Some((known, rows)) => Arc::ptr_eq(known, id) && *rows == current,
             };
             if !is_known {
                 self.apply(services, &service, &current);
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 state.read.remove(id);
                 state.read.insert(id.clone(), current);
             }
@@ -192,68 +188,19 @@ impl TableRows {
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
         // Removes the values of rows that were deleted.
-        self.state().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
+        self.state.lock().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
         let rows = rows.into_iter().filter_map(|row| {
             let Some(problem) = row.problem(id) else { return Some(row) };
             self.report(id, &row.place, &problem.to_string());
             rejected.push(problem);
-            let last_valid = self.state().last_valid.get(&(id.clone(), row.slot())).cloned();
+            let last_valid = self.state.lock().last_valid.get(&(id.clone(), row.slot())).cloned();
             last_valid.map(|value| TableRow { value, problem: None, ..row })
         });
         let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
-        // Each pass removes a row or restores its last valid value, so the loop ends.
-        let resolved = loop {
-            let checked = match resolve_with(services, service, &rows) {
-                Ok(checked) => checked,
-                Err(problem) => {
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
-                    break None;
-                }
-            };
-            let mut replaced = false;
-            for error in checked.wrong.iter().chain(&checked.settings) {
-                let Some(setting) = error.setting() else { continue };
-                let Some(at) =
-                    rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
-                else {
-                    continue;
-                };
-                self.report(id, &rows[at].place, &error.to_string());
-                self.replace(id, &mut rows, at);
-                replaced = true;
-                rejected.push(error.clone());
-            }
-            if replaced {
-                continue;
-            }
-            if checked.settings.is_none() {
-                break Some(checked.resolved);
-            }
-            // The settings cannot be read, and the error names no row.
-            let Some(blamed) = self.blamed(services, service, &rows) else {
-                if checked.panicked {
-                    let problem = checked.settings.map_or_else(String::new, |error| error.to_string());
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
-                    break None;
-                }
-                break Some(checked.resolved);
-            };
-            // From the last one on, so that the places of the others stay the same.
-            for (at, error) in blamed.into_iter().rev() {
-                let row = &rows[at];
-                let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
-                let error = ConfigError::Conflict {
-                    setting,
-                    problem: format!("the settings cannot be read with this value: {error}"),
-                };
-                self.report(id, &row.place, &error.to_string());
-                self.replace(id, &mut rows, at);
-                rejected.push(error);
-            }
-        };
+        let resolved = self.resolve_valid(services, service, &mut rows, &mut rejected);
         if let Some(resolved) = resolved {
             self.set_valid(id, &rows);
-            self.state().applied.insert(id.clone(), rows);
+            self.state.lock().applied.insert(id.clone(), rows);
             let resolved =
                 if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
             self.report_pending(service, &resolved);
@@ -263,18 +210,78 @@ impl TableRows {
         self.set_valid(id, &pauses);
         let pause = decisive(&pauses.iter().collect::<Vec<_>>())
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
-        self.state().pauses.insert(id.clone(), pauses);
+        self.state.lock().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
+    }
+
+    /// Resolves the configuration with these rows. Invalid ones are rejected: replaced by their last valid value, or
+    /// removed. `None`: the rows cannot be used at all.
+    fn resolve_valid(
+        &self,
+        services: &Services,
+        service: &RegisteredService,
+        rows: &mut Vec<TableRow>,
+        rejected: &mut Vec<ConfigError>,
+    ) -> Option<Arc<Resolved>> {
+        let id = service.id();
+        let unusable = |problem: &str| {
+            warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
+            None
+        };
+        // Each pass removes a row or restores its last valid value, so the loop ends.
+        loop {
+            let checked = match resolve_with(services, service, rows) {
+                Ok(checked) => checked,
+                Err(problem) => return unusable(&problem),
+            };
+            let rejected_before = rejected.len();
+            for error in checked.wrong.iter().chain(&checked.settings) {
+                let Some(setting) = error.setting() else { continue };
+                let is_of_row = |row: &TableRow| row.place == setting.place && concerns(&row.key, &setting.key);
+                if let Some(at) = rows.iter().position(is_of_row) {
+                    self.reject(id, rows, at, error.clone(), rejected);
+                }
+            }
+            if rejected.len() > rejected_before {
+                continue;
+            }
+            let Some(unreadable) = checked.settings else { return Some(checked.resolved) };
+            // The settings cannot be read, and the error names no row.
+            let Some(blamed) = self.blamed(services, service, rows) else {
+                return if checked.panicked { unusable(&unreadable.to_string()) } else { Some(checked.resolved) };
+            };
+            // From the last one on, so that the places of the others stay the same.
+            for (at, error) in blamed.into_iter().rev() {
+                let row = &rows[at];
+                let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
+                let problem = format!("the settings cannot be read with this value: {error}");
+                self.reject(id, rows, at, ConfigError::Conflict { setting, problem }, rejected);
+            }
+        }
+    }
+
+    /// Reports a row that is invalid, and replaces it by its last valid value, or removes it.
+    fn reject(
+        &self,
+        id: &Arc<str>,
+        rows: &mut Vec<TableRow>,
+        at: usize,
+        error: ConfigError,
+        rejected: &mut Vec<ConfigError>,
+    ) {
+        self.report(id, &rows[at].place, &error.to_string());
+        self.replace(id, rows, at);
+        rejected.push(error);
     }
 
     fn set_valid(&self, id: &Arc<str>, rows: &[TableRow]) {
         let values = rows.iter().map(|row| ((id.clone(), row.slot()), row.value.clone()));
-        self.state().last_valid.extend(values);
+        self.state.lock().last_valid.extend(values);
     }
 
     /// The services start with the rows that were read before.
     pub(super) fn set_started(&self) {
-        self.state().started = true;
+        self.state.lock().started = true;
     }
 
     /// Reports what rows change only at the next start of the program.
@@ -284,7 +291,7 @@ impl TableRows {
             (state.requests.resolved.clone(), state.status.incarnation > 0)
         };
         // A disabled service never begins by itself.
-        if !has_begun && (before.options.enabled || !self.state().started) {
+        if !has_begun && (before.options.enabled || !self.state.lock().started) {
             return;
         }
         let is_row = |key: &str| {
@@ -303,7 +310,7 @@ impl TableRows {
 
     /// Replaces a row by its last valid value, or removes it.
     fn replace(&self, id: &Arc<str>, rows: &mut Vec<TableRow>, at: usize) {
-        let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
+        let last_valid = self.state.lock().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
         match last_valid {
             Some(value) if value != rows[at].value => rows[at].value = value,
             _ => _ = rows.remove(at),

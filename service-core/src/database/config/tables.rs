@@ -6,10 +6,12 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
-use sea_orm::{Condition, ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{Condition, ConnectionTrait, QueryResult};
 use serde_json::Value;
 
 use crate::database::db_time::DbTime;
+use crate::database::error_kind::DbResult;
+use crate::database::lossy::lossy;
 use crate::database::wall_clock::{WallClock, format_time, parse_time};
 use crate::log::info;
 use crate::service::error::Result;
@@ -139,7 +141,7 @@ pub async fn read_config(db: &impl ConnectionTrait) -> Result<Vec<ConfigRow>> {
         };
         Ok(ConfigRow { service_id: service_id.name(), key: key.name(), value: parsed })
     };
-    Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
+    Ok(rows.iter().map(read).collect::<DbResult<_>>()?)
 }
 
 /// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the
@@ -297,10 +299,10 @@ pub(crate) async fn all_overrides(db: &impl ConnectionTrait) -> Result<Vec<(Stri
         .order_by("key", sea_orm::Order::Asc)
         .to_owned();
     let rows = db.query_all(&select).await?;
-    Ok(rows.iter().map(read_override).collect::<std::result::Result<_, DbErr>>()?)
+    Ok(rows.iter().map(read_override).collect::<DbResult<_>>()?)
 }
 
-fn read_override(row: &QueryResult) -> std::result::Result<(String, ReadOverride), DbErr> {
+fn read_override(row: &QueryResult) -> DbResult<(String, ReadOverride)> {
     let read = |name| Text::read(row, name);
     let (service_id, key, value) = (read("service_id")?, read("key")?, read("value")?);
     let (set_at, until, by, why) = (read("set_at")?, read("until")?, read("set_by")?, read("why")?);
@@ -329,15 +331,9 @@ struct Text {
 impl Text {
     /// # Errors
     /// The database's.
-    fn read(row: &QueryResult, column: &'static str) -> std::result::Result<Self, DbErr> {
-        match row.try_get::<Option<String>>("", column) {
-            Ok(text) => Ok(Self { column, text, is_text: true }),
-            Err(error) => {
-                let Ok(bytes) = row.try_get::<Vec<u8>>("", column) else { return Err(error) };
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                Ok(Self { column, text: Some(text), is_text: false })
-            }
-        }
+    fn read(row: &QueryResult, column: &'static str) -> DbResult<Self> {
+        let is_text = row.try_get::<Option<String>>("", column).is_ok();
+        Ok(Self { column, text: lossy(row, column)?, is_text })
     }
 
     fn problem(&self) -> Option<String> {

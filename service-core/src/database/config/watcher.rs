@@ -1,20 +1,18 @@
 //! [`TableWatcher`]: polls the registry's database while the program runs. So changes of `service_config` and `service_override`
 //! apply within seconds, and an outage of the database is known.
 //!
-//! The tricky part is a pool whose connections are all in use: that is not an outage, and the registry's own queries do
-//! not wait for it.
+//! The tricky part is a pool whose connections are all in use: that is not an outage.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::config::Layer;
 use crate::database::availability::Availability;
@@ -24,12 +22,11 @@ use crate::database::config::tables::{
     BadOverride, ConfigRow, Override, all_overrides, end_of, expire_overrides, is_expired, read_config,
 };
 use crate::database::db_time::DbTime;
-use crate::database::direct::{DirectConnection, Spare, idle_connection, is_exhausted, sibling};
 use crate::database::error_kind::ErrorKind;
 use crate::database::limited;
+use crate::database::registry_pool::RegistryPool;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
-use crate::database::statement_monitor::StatementMonitor;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
@@ -49,13 +46,6 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(6);
 const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many polls close idle connections after the database's file was replaced.
 const CLOSING_POLLS: u32 = 5;
-/// How long a poll waits for the services' pool before it opens a connection of its own.
-const POOL_LIMIT: Duration = Duration::from_secs(1);
-/// How long the registry's own work may take on the services' pool, with the wait. A slow network is no outage.
-const WORK_LIMIT: Duration = Duration::from_secs(2);
-/// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a
-/// row.
-const SPARE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the start waits between two attempts to read a table that another process has locked.
 const LOCKED_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the removal of expired overrides may take.
@@ -64,39 +54,17 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 /// Polls the registry's database: checks whether it answers, and reads the tables of the configuration.
 #[derive(Debug)]
 pub(crate) struct TableWatcher {
-    /// The services' pool.
-    pub(crate) db: DatabaseConnection,
+    pub(crate) pool: RegistryPool,
     pub(crate) availability: Availability,
     pub(crate) rows: TableRows,
-    /// Opens a connection beside the pool, if the pool has no connection in time.
-    direct: Option<DirectConnection>,
-    /// The connections beside the pool, if the pool has none in time. Several, because neither the renewal of leases
-    /// nor a poll may wait for work that waits for a row.
-    for_polls: Spare,
-    for_renewals: Spare,
-    for_replicas: Spare,
-    for_others: Spare,
     file: SqliteFile,
     skipped: SkippedFires,
     /// How many polls still close idle connections, because the database's file was replaced.
     closing: AtomicU32,
-    /// Overrides expire by the registry's clock, not by the database's.
-    pub(crate) is_virtual: bool,
     watching: SingleTask,
-    /// Only on virtual time.
-    monitor: OnceLock<Arc<StatementMonitor>>,
     /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
-}
-
-/// Which work that must not wait for services uses a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Reserve {
-    /// The renewal of leases.
-    Renewals,
-    /// What else replicas do: takeovers, releases, requests.
-    Replicas,
 }
 
 type LastPoll = Option<Instant>;
@@ -153,39 +121,18 @@ enum NoAnswer {
 }
 
 impl TableWatcher {
-    pub(crate) fn new(
-        db: DatabaseConnection,
-        direct: Option<DirectConnection>,
-        availability: Availability,
-        is_virtual: bool,
-    ) -> Self {
+    pub(crate) fn new(pool: RegistryPool, availability: Availability) -> Self {
         Self {
-            db,
+            pool,
             availability,
-            direct,
-            is_virtual,
             rows: TableRows::default(),
-            for_polls: Spare::default(),
-            for_renewals: Spare::default(),
-            for_replicas: Spare::default(),
-            for_others: Spare::default(),
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
             watching: SingleTask::default(),
-            monitor: OnceLock::new(),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
-    }
-
-    /// Sets the monitor of virtual time, once.
-    pub(crate) fn set_monitor(&self, monitor: Arc<StatementMonitor>) {
-        let _ = self.monitor.set(monitor);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 
     /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.
@@ -193,126 +140,11 @@ impl TableWatcher {
         self.polling.lock().await
     }
 
-    /// Whether the pool closes SQLite connections that were left inside a transaction. Pools that this crate opened do.
-    pub(crate) fn pool_is_checked(&self) -> bool {
-        cfg!(feature = "sqlite") && (self.direct.is_some())
-    }
-
-    /// Runs the registry's own queries on the services' pool. If the pool has no connection in time, runs them on a
-    /// connection of its own, which is closed afterwards. So a service that uses all connections does not block the
-    /// registry, and the registry keeps no connection.
-    ///
-    /// # Errors
-    /// Those of `work`, which may be called twice; or the database cannot be reached, with the cause.
-    pub(crate) async fn with_db<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        self.with_spare(&self.for_others, work).await
-    }
-
-    async fn with_spare<T, F>(&self, spare: &Spare, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        if let Some(monitor) = self.monitor.get() {
-            monitor.check()?;
-        }
-        let Some(direct) = &self.direct else { return work(self.db.clone()).await };
-        match self.on_pool(POOL_LIMIT, WORK_LIMIT, &work).await {
-            Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
-            Some(result) => return result,
-            None => {}
-        }
-        match tokio::time::timeout(SPARE_LIMIT, spare.turn()).await {
-            Ok(turn) => turn.run(direct.open(&self.db), work).await,
-            Err(_) => direct.with(&self.db, work).await,
-        }
-    }
-
-    /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if
-    /// the registry can open one of its own.
-    ///
-    /// # Errors
-    /// As for [`with_db`](Self::with_db).
-    pub(crate) async fn with_own<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        match &self.direct {
-            Some(direct) if self.monitor.get().is_none() => direct.with(&self.db, work).await,
-            _ => self.with_db(work).await,
-        }
-    }
-
-    /// As [`with_db`](Self::with_db), for work that must not wait for services, nor for other work of the registry: the
-    /// pool has no more than two thirds of `limit`, and no more than one third if it is exhausted. A pool that the
-    /// application has opened gets a connection beside it, too.
-    ///
-    /// # Errors
-    /// As for [`with_db`](Self::with_db).
-    pub(crate) async fn with_reserve<T, F>(
-        &self,
-        reserve: Reserve,
-        limit: Duration,
-        work: impl Fn(DatabaseConnection) -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        // On virtual time, every statement has to be seen on the pool.
-        if self.monitor.get().is_some() {
-            return self.with_db(work).await;
-        }
-        match (self.on_pool(POOL_LIMIT.min(limit / 3), limit / 3 * 2, &work).await, &self.direct) {
-            (Some(Err(error)), Some(_)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
-            (Some(result), _) => return result,
-            (None, _) => {}
-        }
-        let spare = match reserve {
-            Reserve::Renewals => &self.for_renewals,
-            Reserve::Replicas => &self.for_replicas,
-        };
-        if let Some(direct) = &self.direct {
-            return spare.turn().await.run(direct.open(&self.db), work).await;
-        }
-        match sibling(&self.db) {
-            Some(own) => spare.turn().await.run(std::future::ready(Ok(own)), work).await,
-            None => work(self.db.clone()).await,
-        }
-    }
-
-    /// Runs `work` on the services' pool. `None`: the pool has no connection within `wait`, or the work takes longer
-    /// than `limit`. A slow network is no exhausted pool: the work has more time than the wait for a connection.
-    async fn on_pool<T, F>(
-        &self,
-        wait: Duration,
-        limit: Duration,
-        work: impl Fn(DatabaseConnection) -> F,
-    ) -> Option<Result<T>>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let (waited, ended) = (Instant::now() + wait, Instant::now() + limit);
-        timeout_at(waited, idle_connection(&self.db)).await.ok()?;
-        let mut work = pin!(work(self.db.clone()));
-        match timeout_at(waited, &mut work).await {
-            Ok(result) => Some(result),
-            // It may still wait for a connection, which a service has taken first.
-            Err(_) if is_exhausted(&self.db) => None,
-            Err(_) => timeout_at(ended, work).await.ok(),
-        }
-    }
-
     /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it
     /// cannot be opened, so there this is not an outage if the registry only has the services' pool.
     fn is_pool_exhausted(&self, error: &Error) -> bool {
         let no_connection = ErrorKind::in_chain(error) == Some(ErrorKind::PoolTimeout);
-        self.shares_sqlite() && (no_connection || error.find::<NoAnswer>().is_some())
-    }
-
-    fn shares_sqlite(&self) -> bool {
-        self.direct.is_none() && self.db.get_database_backend() == DbBackend::Sqlite
+        self.pool.shares_sqlite() && (no_connection || error.find::<NoAnswer>().is_some())
     }
 
     /// Reads the tables once, before all services start. A database that is down delays the start by 6 s at most.
@@ -415,25 +247,16 @@ impl TableWatcher {
     /// The database's.
     pub(crate) async fn record_last_run(&self, clock: &Clock, service_id: &str, last: &LastRun) -> Result<()> {
         let now = clock.wall_now().into();
-        let record = self.with_db(|db| async move {
-            let tx = self.begin(&db).await?;
+        let record = self.pool.with_db(|db| async move {
+            let tx = self.pool.begin(&db).await?;
             set_last_run_by(&tx, service_id, last, now).await?;
             Ok(limited::commit(tx).await?)
         });
         record.await
     }
 
-    /// Begins the registry's own statements on this connection. They wait for locks, and last, only for a limited time.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(crate) async fn begin<'c>(&self, db: &'c DatabaseConnection) -> Result<DatabaseExecutor<'c>> {
-        // On virtual time, each statement is seen on the pool.
-        if self.is_virtual { Ok(db.into()) } else { Ok(limited::begin(db).await?) }
-    }
-
     fn poll_timeout(&self) -> Duration {
-        if self.direct.is_some() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
+        if self.pool.has_direct() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
     }
 
     async fn poll_within(&self, services: &Services, poll_timeout: Duration) -> Polled {
@@ -443,15 +266,13 @@ impl TableWatcher {
 
     async fn poll_exclusively(&self, services: &Services, poll_timeout: Duration, last_poll: &mut LastPoll) -> Polled {
         let began = Instant::now();
-        let rows =
-            match tokio::time::timeout(poll_timeout, self.with_spare(&self.for_polls, |db| self.read(services, db)))
-                .await
-            {
-                Ok(rows) => rows,
-                Err(_) if self.direct.is_some() => Err(Error::new(NoAnswer::Down(poll_timeout))),
-                Err(_) if self.shares_sqlite() => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
-                Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
-            };
+        let read = self.pool.with_spare(&self.pool.for_polls, |db| self.read(services, db));
+        let rows = match tokio::time::timeout(poll_timeout, read).await {
+            Ok(rows) => rows,
+            Err(_) if self.pool.has_direct() => Err(Error::new(NoAnswer::Down(poll_timeout))),
+            Err(_) if self.pool.shares_sqlite() => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
+            Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
+        };
         // A poll that was cancelled does not count.
         *last_poll = Some(began);
         let error = match rows {
@@ -487,7 +308,7 @@ impl TableWatcher {
     fn apply(&self, services: &Services, tables: Tables) -> Polled {
         let mut polled = Polled::default();
         let rows = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             match tables.config {
                 Ok(rows) => state.config = rows,
                 Err(error) => polled.config = Some(error),
@@ -509,7 +330,7 @@ impl TableWatcher {
     /// Reports once that tables cannot be read, and once that they can be read again.
     fn report_unreadable(&self, polled: &Polled) {
         let unreadable = polled.unreadable();
-        let before = std::mem::replace(&mut self.state().unreadable, unreadable.map(|(tables, _)| tables));
+        let before = std::mem::replace(&mut self.state.lock().unreadable, unreadable.map(|(tables, _)| tables));
         match (before, unreadable) {
             (before, Some((tables, error))) if before != Some(tables) => {
                 warn!("{tables} cannot be read, the values read last stay in effect: {error:#}");
@@ -521,11 +342,8 @@ impl TableWatcher {
 
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
-        let probe = self.with_spare(&self.for_polls, |db| async move {
-            let tx = Transaction::begin(&TxContext::new(db)).await?;
-            if tx.get_database_backend() == DbBackend::Postgres {
-                tx.execute_unprepared(&limited::limits(limited::LOCK_WAIT)).await?;
-            }
+        let probe = self.pool.with_spare(&self.pool.for_polls, |db| async move {
+            let tx = Transaction::begin_limited(&TxContext::new(db)).await?;
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
         });
@@ -564,14 +382,15 @@ impl TableWatcher {
         let left = self.closing.load(Ordering::Relaxed);
         if left > 0 {
             self.closing.store(left - 1, Ordering::Relaxed);
-            sqlite_connection::close_idle(&self.db).await;
+            sqlite_connection::close_idle(&self.pool.db).await;
         }
         Ok(())
     }
 
     /// The time by which overrides expire.
     pub(crate) async fn now(&self, services: &Services, db: &impl ConnectionTrait) -> Result<DateTime<Utc>> {
-        match self.is_virtual {
+        // Overrides expire by the registry's clock, not by the database's.
+        match self.pool.is_virtual {
             true => Ok(services.shared.clock.wall_now().into()),
             false => Ok(DbTime::Database.now(db).await?),
         }
@@ -580,9 +399,9 @@ impl TableWatcher {
     /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of
     /// others, and an error leaves them to the next poll.
     async fn remove_expired(&self) {
-        let Some(now) = self.state().expired_by.take() else { return };
-        let removed = self.with_spare(&self.for_polls, |db| async move {
-            let tx = self.begin(&db).await?;
+        let Some(now) = self.state.lock().expired_by.take() else { return };
+        let removed = self.pool.with_spare(&self.pool.for_polls, |db| async move {
+            let tx = self.pool.begin(&db).await?;
             let expired = expire_overrides(&tx, now).await?;
             limited::commit(tx).await?;
             Ok(expired)
@@ -597,7 +416,7 @@ impl TableWatcher {
     async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<Tables> {
         self.follow_file(&db).await?;
         self.availability.tables().ensure(&db).await?;
-        let mut tx = self.begin(&db).await?;
+        let mut tx = self.pool.begin(&db).await?;
         let overrides = self.read_overrides(services, &tx).await;
         if let Err(error) = &overrides {
             if ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage) {
@@ -605,7 +424,7 @@ impl TableWatcher {
             }
             // The error has ended the transaction.
             drop(tx);
-            tx = self.begin(&db).await?;
+            tx = self.pool.begin(&db).await?;
         }
         let config = config_rows(&tx).await;
         if config.is_ok() {
@@ -623,7 +442,7 @@ impl TableWatcher {
         let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
         let (expired, overrides): (Vec<_>, Vec<_>) = overrides.partition(|found| is_expired(found, now));
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.next_expiry = overrides.iter().filter_map(end_of).min();
             state.expired_by = (!expired.is_empty()).then_some(now);
         }
@@ -643,7 +462,7 @@ impl TableWatcher {
 
     /// When the next poll is due at the latest: an override expires, or a fire is skipped.
     pub(crate) fn next_due(&self, services: &Services) -> Option<SystemTime> {
-        let expiry = self.state().next_expiry.map(SystemTime::from);
+        let expiry = self.state.lock().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
     }
 }

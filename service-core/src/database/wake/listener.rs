@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use sea_orm::sqlx::{Error as SqlxError, Executor};
-use sea_orm::{DatabaseConnection, DatabaseConnectionType};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::database::config::watcher::TableWatcher;
+use crate::database::driver::postgres_pool;
 use crate::database::wake::notifier::{CHANNEL, Notifier, Received};
 use crate::log::{debug, info, warn};
 use crate::runtime::runtime_state::RuntimeState;
@@ -50,11 +50,11 @@ pub(crate) struct Listener {
     /// The way around a pooler.
     direct: Option<PgConnectOptions>,
     task: SingleTask,
-    shared: Arc<Shared>,
+    shared: Arc<ListenTask>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ListenTask {
     watcher: Arc<TableWatcher>,
     notifier: Arc<Notifier>,
     /// A service may have started.
@@ -92,8 +92,8 @@ impl Listener {
         notifier: &Arc<Notifier>,
         direct: Option<PgConnectOptions>,
     ) -> Option<Self> {
-        pool_options(&watcher.db)?;
-        let shared = Shared {
+        postgres_pool(&watcher.pool.db)?;
+        let shared = ListenTask {
             watcher: watcher.clone(),
             notifier: notifier.clone(),
             started: Notify::new(),
@@ -132,7 +132,7 @@ impl Listener {
     }
 }
 
-impl Shared {
+impl ListenTask {
     async fn listen_always(&self, direct: Option<PgConnectOptions>, services: Weak<Services>) {
         let mut wait = RECONNECT_WAIT;
         // Services that ran all along may have missed notifications.
@@ -156,24 +156,7 @@ impl Shared {
                 Ok(Ended::Dropped) => return,
                 Ok(Ended::NoTopics) => has_gap = false,
                 Ok(Ended::Swallowed) => {
-                    let way = match direct {
-                        None => format!(
-                            "through the connection to the {}: a pooler in transaction mode drops them; set \
-                             `database_direct_url` to the server itself",
-                            self.watcher.availability.name()
-                        ),
-                        Some(_) => {
-                            "through `database_direct_url`: it leads to a pooler in transaction mode, or to another \
-                                    database than that of the services"
-                                .to_owned()
-                        }
-                    };
-                    self.report(|| {
-                        warn!(
-                            "notifications do not arrive {way}. Until then this process wakes its own services only, and services \
-                             with `wake_on` also run by their schedule"
-                        );
-                    });
+                    self.report_swallowed(direct.is_some());
                     let again = Instant::now() + SWALLOWED_WAIT;
                     while Instant::now() < again && services.strong_count() > 0 {
                         tokio::time::sleep(CHECK_INTERVAL).await;
@@ -204,6 +187,25 @@ impl Shared {
                 let state = service.inner.lock();
                 state.status.is_running() && (has_topics(&state) || service.inner.lease.is_some())
             })
+    }
+
+    fn report_swallowed(&self, is_direct: bool) {
+        let way = match is_direct {
+            false => format!(
+                "through the connection to the {}: a pooler in transaction mode drops them; set \
+                 `database_direct_url` to the server itself",
+                self.watcher.availability.name()
+            ),
+            true => "through `database_direct_url`: it leads to a pooler in transaction mode, or to another \
+                     database than that of the services"
+                .to_owned(),
+        };
+        self.report(|| {
+            warn!(
+                "notifications do not arrive {way}. Until then this process wakes its own services only, and services \
+                 with `wake_on` also run by their schedule"
+            );
+        });
     }
 
     /// Reports a problem once, until notifications arrive again.
@@ -295,7 +297,10 @@ impl Shared {
     async fn connect(&self, direct: Option<&PgConnectOptions>) -> std::result::Result<PgListener, SqlxError> {
         let options = match direct {
             Some(direct) => direct.clone(),
-            None => pool_options(&self.watcher.db).ok_or(SqlxError::PoolClosed)?,
+            None => {
+                let pool = postgres_pool(&self.watcher.pool.db).ok_or(SqlxError::PoolClosed)?;
+                (*pool.connect_options()).clone()
+            }
         };
         // A pool of one connection, because the listener takes its connection from a pool.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LIMIT).idle_timeout(None).max_lifetime(None);
@@ -306,21 +311,11 @@ impl Shared {
 
     /// Sends a notification to this replica through the services' pool. Returns whether it was sent.
     async fn announce_itself(&self) -> bool {
-        let send = self.watcher.with_db(|db| async move {
+        let send = self.watcher.pool.with_db(|db| async move {
             self.notifier.announce_itself(&db).await?;
             Ok(())
         });
         matches!(timeout(2 * LIMIT, send).await, Ok(Ok(())))
-    }
-}
-
-/// The options of the services' pool, if its driver is that of this crate.
-fn pool_options(db: &DatabaseConnection) -> Option<PgConnectOptions> {
-    match &db.inner {
-        DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-            Some((*db.get_postgres_connection_pool().connect_options()).clone())
-        }
-        _ => None,
     }
 }
 

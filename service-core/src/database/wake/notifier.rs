@@ -6,14 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tokio::sync::Notify;
 
 use crate::config::is_name;
-use crate::database::direct::is_same_pool;
+use crate::database::driver::is_same_pool;
+use crate::database::error_kind::DbResult;
 use crate::database::work::sql_text::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
@@ -145,19 +146,19 @@ impl Notifier {
     pub(crate) fn send_later(&self, topic: &str) {
         // No service can have another topic.
         if is_name(topic) {
-            self.outbox().insert(topic.to_owned());
+            self.outbox.lock().insert(topic.to_owned());
             self.filled.notify_one();
         }
     }
 
     /// Announces topics on a connection to PostgreSQL; inside a transaction, with its commit.
-    pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> Result<(), DbErr> {
+    pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> DbResult<()> {
         let payloads = topics.iter().filter(|topic| is_name(topic)).map(|topic| self.payload(topic)).collect();
         self.announce_payloads(db, payloads).await
     }
 
     /// Announces to the other replicas that the lease of a service is released.
-    pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> DbResult<()> {
         self.announce_payloads(db, vec![self.payload(RELEASED)]).await
     }
 
@@ -167,11 +168,11 @@ impl Notifier {
     }
 
     /// Announces nothing to others, but shows this replica that its listener works.
-    pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> DbResult<()> {
         self.announce_payloads(db, vec![self.payload("")]).await
     }
 
-    async fn announce_payloads(&self, db: &impl ConnectionTrait, payloads: Vec<String>) -> Result<(), DbErr> {
+    async fn announce_payloads(&self, db: &impl ConnectionTrait, payloads: Vec<String>) -> DbResult<()> {
         if payloads.is_empty() {
             return Ok(());
         }
@@ -197,21 +198,17 @@ impl Notifier {
 
     /// Takes the topics that are to be sent. Those that are added meanwhile are sent again.
     pub(crate) fn take_outbox(&self) -> Vec<String> {
-        std::mem::take(&mut *self.outbox()).into_iter().collect()
+        std::mem::take(&mut *self.outbox.lock()).into_iter().collect()
     }
 
     /// Puts topics back that could not be sent.
     pub(crate) fn put_back(&self, topics: Vec<String>) {
-        self.outbox().extend(topics);
+        self.outbox.lock().extend(topics);
     }
 
     /// Returns when there may be topics to send.
     pub(crate) async fn outbox_filled(&self) {
         self.filled.notified().await;
-    }
-
-    fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.outbox.lock()
     }
 }
 
@@ -219,7 +216,7 @@ impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Notifier")
             .field("origin", &self.origin)
-            .field("outbox", &*self.outbox())
+            .field("outbox", &*self.outbox.lock())
             .finish_non_exhaustive()
     }
 }
@@ -244,6 +241,6 @@ mod tests {
         for topic in ["orders", "orders", "", "two words", &"long".repeat(2_000), "it's"] {
             notifier.send_later(topic);
         }
-        assert_eq!(*notifier.outbox(), BTreeSet::from(["orders".to_owned()]));
+        assert_eq!(*notifier.outbox.lock(), BTreeSet::from(["orders".to_owned()]));
     }
 }

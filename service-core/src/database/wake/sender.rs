@@ -64,7 +64,7 @@ async fn send(notifier: &Notifier, watcher: &TableWatcher, limit: Duration) -> S
     if topics.is_empty() {
         return Sent::Nothing;
     }
-    let send = watcher.with_db(|db: DatabaseConnection| async move {
+    let send = watcher.pool.with_db(|db: DatabaseConnection| async move {
         notifier.announce(&db, topics).await?;
         Ok(())
     });

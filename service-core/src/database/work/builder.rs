@@ -13,7 +13,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::work::attempt::Backoff;
 use crate::database::work::batch::Batch;
 use crate::database::work::claim::ClaimRequest;
-use crate::database::work::lease::DEFAULT_LEASE;
+use crate::database::work::lease::DEFAULT_CLAIM_LEASE;
 use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;
@@ -75,7 +75,7 @@ impl<E: EntityTrait> Builder<E> {
             filter: Condition::all(),
             order: Vec::new(),
             backoff: Backoff::default(),
-            lease: DEFAULT_LEASE,
+            lease: DEFAULT_CLAIM_LEASE,
             concurrency: 1,
             lends_ahead: false,
             item_timeout: None,

@@ -10,10 +10,10 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::task::{Context as Task, Poll, Waker};
 
-use sea_orm::{DbErr, EntityTrait, QueryResult};
+use sea_orm::{EntityTrait, QueryResult};
 use tokio::runtime::Handle;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::work::batch::Tally;
 use crate::database::work::settler::{RecordDropped, Settler};
 use crate::database::work::sql_text::key_text;
@@ -84,7 +84,7 @@ impl<'a, E: EntityTrait> Completions<'a, E> {
         if answer.as_ref().is_ok_and(|rows| rows.first().is_some_and(has_triggers)) {
             self.settler.service_db.work.triggers_found(&self.settler.table);
         }
-        let released = match answer.and_then(|rows| Ok(rows.iter().map(read).collect::<Result<_, DbErr>>()?)) {
+        let released = match answer.and_then(|rows| Ok(rows.iter().map(read).collect::<DbResult<_>>()?)) {
             Ok(released) => released,
             Err(error) => return self.refused(items, error),
         };
@@ -137,6 +137,6 @@ fn statement<'a, E: EntityTrait>(
 }
 
 /// The key of a released claim, and whether its row is completed.
-fn read(row: &QueryResult) -> Result<(String, bool), DbErr> {
+fn read(row: &QueryResult) -> DbResult<(String, bool)> {
     Ok((row.try_get("", "row_key")?, row.try_get("", "is_completed")?))
 }

@@ -5,10 +5,10 @@ use sea_orm::{
     Statement,
 };
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::tx_limits::LOCK_LIMIT;
 use crate::database::work::due::{instant_sql, is_text_time};
 use crate::database::work::sql::PENDING;
 use crate::database::work::sql_text::{identifier, qualified, quoted, schema_prefix};
@@ -131,7 +131,7 @@ async fn next_step<E: WorkItem>(db: &impl ConnectionTrait) -> Result<Step> {
 /// and writers do not wait for it. `CREATE INDEX CONCURRENTLY` holds it until its index is valid: `false` if the lock
 /// for a drop is not free.
 async fn lock_indices<E: WorkItem>(tx: &Transaction, step: Step) -> Result<bool> {
-    let limit = if step == Step::Drop { LOCK_LIMIT } else { "" };
+    let limit = if step == Step::Drop { SHORT_LOCK_WAIT } else { "" };
     let lock = format!("{limit}LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", qualified(&E::default()));
     match tx.execute_unprepared(&lock).await {
         Err(error) if step == Step::Drop && ErrorKind::has_code(&error, LOCK_NOT_FREE) => Ok(false),
@@ -142,7 +142,7 @@ async fn lock_indices<E: WorkItem>(tx: &Transaction, step: Step) -> Result<bool>
 async fn drop_index<E: WorkItem>(tx: &Transaction) -> Result<()> {
     let (path, index) = (index_path::<E>(), claim_index_name::<E>());
     // Readers wait behind this statement while it waits for a transaction that has read the table.
-    let limit = if tx.get_database_backend() == DbBackend::Postgres { LOCK_LIMIT } else { "" };
+    let limit = if tx.get_database_backend() == DbBackend::Postgres { SHORT_LOCK_WAIT } else { "" };
     match tx.execute_unprepared(&format!("{limit}DROP INDEX {path}")).await {
         Err(source) if ErrorKind::has_code(&source, LOCK_NOT_FREE) => Err(Error::new(InUse { index, source })),
         dropped => Ok(dropped.map(drop)?),
@@ -186,7 +186,7 @@ pub(crate) fn names(definition: &str, name: &str) -> bool {
 
 /// The definition of the index that exists, and whether it is valid. The index of a partitioned table counts as valid:
 /// an operator may have created it `ON ONLY` the table, to build it for one partition after the other.
-async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> std::result::Result<Option<(String, bool)>, DbErr> {
+async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> DbResult<Option<(String, bool)>> {
     let (backend, name, entity) = (db.get_database_backend(), claim_index_name::<E>(), E::default());
     // The definition of an invalid index is not read: the query would fail if another process drops the index
     // meanwhile.

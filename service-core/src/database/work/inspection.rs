@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionOptions};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, IdenStatic, QueryResult, Statement, TransactionOptions};
 
-use crate::database::direct::explained;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::limited::begin_uncancelled;
+use crate::database::pool_error::explained;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, serves};
 use crate::database::work::row::ClaimError;
@@ -98,7 +98,7 @@ struct Inspection {
 }
 
 /// `None` if there is no such table.
-async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Inspection>, DbErr> {
+async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> DbResult<Option<Inspection>> {
     let (db, entity) = (service_db.db(), E::default());
     let backend = db.get_database_backend();
     let query = async |sql: &str, value: &str| {
@@ -164,11 +164,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
 }
 
 /// Why a column cannot store the values that the framework writes.
-fn problem_with<E: WorkItem>(
-    column: &QueryResult,
-    name: &str,
-    is_required: bool,
-) -> std::result::Result<Option<String>, DbErr> {
+fn problem_with<E: WorkItem>(column: &QueryResult, name: &str, is_required: bool) -> DbResult<Option<String>> {
     let work = E::__work();
     let length: Option<i32> = column.try_get("", "length")?;
     let longest = [PENDING, COMPLETED, FAILED].iter().map(|status| status.len()).max().unwrap_or_default();
@@ -200,10 +196,7 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
 }
 
 /// Finds a status that is never claimed, if there is one. The search may read the whole table, so it is limited.
-async fn unknown_status<E: WorkItem>(
-    service_db: &ServiceDb,
-    known: &[String],
-) -> std::result::Result<Option<String>, DbErr> {
+async fn unknown_status<E: WorkItem>(service_db: &ServiceDb, known: &[String]) -> DbResult<Option<String>> {
     let (column, entity) = (E::__work().status, E::default());
     if column.enum_type_name().is_some() && service_db.db().get_database_backend() == DbBackend::Postgres {
         return Ok(None);

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Value};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Value};
 
+use crate::database::error_kind::DbResult;
 use crate::database::work::row::key_of;
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
@@ -31,7 +32,7 @@ pub(crate) async fn not_found<E: EntityTrait>(
     db: &impl ConnectionTrait,
     table: &TableSql,
     keys: impl Iterator<Item = &ValueTuple>,
-) -> Result<Option<KeyNotFound>, DbErr> {
+) -> DbResult<Option<KeyNotFound>> {
     let doubtful: Vec<ValueTuple> = keys.filter(|key| is_doubtful(table, key)).cloned().collect();
     let mut missing: BTreeSet<String> = doubtful.iter().map(key_text).collect();
     for select in table.existing_among::<E>(&doubtful) {

@@ -22,11 +22,12 @@ use sea_orm::sea_query::{
     Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement, ValueTuple,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::database::db_time::DbTime;
+use crate::database::error_kind::DbResult;
 use crate::database::service_db::ServiceDb;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::sql_text::{key_text, unnest};
@@ -35,7 +36,7 @@ use crate::service;
 use crate::sync::Mutex;
 
 /// How long a claim is valid without being renewed, by default.
-pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
+pub(crate) const DEFAULT_CLAIM_LEASE: Duration = Duration::from_secs(60);
 /// Claims are removed this long after they expired: their rows no longer exist.
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How many crashes cost a row no attempt, because a process can also be killed from outside.
@@ -191,7 +192,7 @@ pub(crate) struct ClaimRow {
 }
 
 impl ClaimRow {
-    pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
+    pub(crate) fn read(row: &QueryResult) -> DbResult<Self> {
         Ok(Self {
             key: row.try_get("", "row_key")?,
             owner: row.try_get("", "owner")?,
@@ -220,7 +221,7 @@ pub(crate) async fn record_crashes(
     time: &DbTime,
     work_table: &str,
     claims: &mut [ClaimRow],
-) -> Result<(), DbErr> {
+) -> DbResult<()> {
     let backend = db.get_database_backend();
     for (owner, suspects) in suspects(claims) {
         let keys: Vec<&str> = suspects.iter().map(|at| &*claims[*at].key).collect();
@@ -357,7 +358,7 @@ pub(crate) async fn release_row(
     work_table: &str,
     key: &ValueTuple,
     owner: &str,
-) -> Result<bool, DbErr> {
+) -> DbResult<bool> {
     Ok(db.execute(&release(work_table, &key_text(key), owner)).await?.rows_affected() == 1)
 }
 
@@ -380,7 +381,7 @@ pub(crate) async fn release_all(
     owner: &str,
     kept: &[String],
     skip_locked: bool,
-) -> Result<(), DbErr> {
+) -> DbResult<()> {
     let mut claims =
         if skip_locked { is_unlocked(work_table, owner, Condition::all()) } else { is_of(work_table, owner) };
     if !kept.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
 use tokio::time::Instant;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RowRef};
 use crate::database::work::item::Item;
@@ -232,7 +232,7 @@ impl Settler {
 
     /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because
     /// a claim locks row and claim in this order.
-    async fn release_in(&self, tx: &Transaction, row: &RowRef) -> std::result::Result<bool, DbErr> {
+    async fn release_in(&self, tx: &Transaction, row: &RowRef) -> DbResult<bool> {
         let Some(lease) = &self.lease else { return Ok(true) };
         lease::release_row(tx.connection().await?, &self.table.name, &row.key, &lease.owner).await
     }

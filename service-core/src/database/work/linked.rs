@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
+use crate::database::error_kind::DbResult;
 use crate::database::limited::begin_uncancelled;
 use crate::database::lossy::lossy;
 use crate::database::wake::notifier::Notifier;
@@ -119,15 +120,15 @@ impl<E: WorkItem> WorkTable for Table<E> {
             };
             // A slow count would keep a connection of the services for as long.
             match self.fits_pool.swap(false, Ordering::Relaxed) {
-                true => self.watcher.with_db(work).await,
-                false => self.watcher.with_own(work).await,
+                true => self.watcher.pool.with_db(work).await,
+                false => self.watcher.pool.with_own(work).await,
             }
         })
     }
 
     fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let (begun, last) = (Instant::now(), *self.failed_count());
+            let (begun, last) = (Instant::now(), *self.failed_count.lock());
             if let FailedCount::Skipped(until) = last
                 && begun < until
             {
@@ -140,13 +141,13 @@ impl<E: WorkItem> WorkTable for Table<E> {
             let work = move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) };
             let counting = async {
                 match last {
-                    FailedCount::Quick => self.watcher.with_db(work).await,
-                    _ => self.watcher.with_own(work).await,
+                    FailedCount::Quick => self.watcher.pool.with_db(work).await,
+                    _ => self.watcher.pool.with_own(work).await,
                 }
             };
             let counted = tokio::time::timeout(FAILED_LIMIT + CONNECT_LIMIT, counting).await;
             let took_too_long = |count| matches!(count, FailedCount::Skipped(_));
-            if took_too_long(*self.failed_count()) && !took_too_long(last) {
+            if took_too_long(*self.failed_count.lock()) && !took_too_long(last) {
                 crate::log::warn!(
                     table = self.name(),
                     "the failed rows take too long to count: the last count stays, and the next one follows in {} ({})",
@@ -164,11 +165,11 @@ impl<E: WorkItem> WorkTable for Table<E> {
     fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
         Box::pin(async move {
             let begun = Instant::now();
-            let listing = self.watcher.with_own(move |db| async move {
+            let listing = self.watcher.pool.with_own(move |db| async move {
                 let tx = self.begin_limited(&db, FAILED_LIMIT).await?;
                 let rows = tx.query_all(&self.failed_rows(offset, limit)).await?;
                 tx.rollback().await?;
-                Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
+                Ok(rows.iter().map(Self::failed_row).collect::<DbResult<_>>()?)
             });
             let listed = tokio::time::timeout(FAILED_LIMIT, listing).await.map_err(Error::new).flatten();
             listed.map_err(|error| match begun.elapsed() < FAILED_LIMIT {
@@ -191,7 +192,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
                 Some(keys) => keys.iter().map(|key| self.has_key(key)).fold(Condition::any(), Condition::add),
             };
             let mut rows = 0;
-            let result = retry_in_portions::<E>(&self.watcher.db, condition, &mut rows).await;
+            let result = retry_in_portions::<E>(&self.watcher.pool.db, condition, &mut rows).await;
             Retried { rows, result }
         })
     }
@@ -199,7 +200,7 @@ impl<E: WorkItem> WorkTable for Table<E> {
 
 impl<E: WorkItem> Table<E> {
     fn open(watcher: Arc<TableWatcher>) -> Arc<dyn WorkTable> {
-        let sql = TableSql::of::<E>(watcher.db.get_database_backend(), Backoff::default());
+        let sql = TableSql::of::<E>(watcher.pool.db.get_database_backend(), Backoff::default());
         Arc::new(Self {
             watcher,
             sql,
@@ -209,10 +210,10 @@ impl<E: WorkItem> Table<E> {
         })
     }
 
-    async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {
+    async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> DbResult<WorkCounts> {
         let tx = self.begin_limited(db, PENDING_LIMIT).await?;
         // The rows and claims of a test have its time.
-        let notifier = self.watcher.is_virtual.then(|| Notifier::of_pool(&self.watcher.db)).flatten();
+        let notifier = self.watcher.pool.is_virtual.then(|| Notifier::of_pool(&self.watcher.pool.db)).flatten();
         let now = match notifier {
             Some(notifier) => notifier.now(),
             None => DbTime::Database.now(&tx).await?,
@@ -245,12 +246,12 @@ impl<E: WorkItem> Table<E> {
         Ok(counts)
     }
 
-    async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<u64, DbErr> {
+    async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> DbResult<u64> {
         let tx = self.begin_limited(db, FAILED_LIMIT).await?;
         let begun = Instant::now();
         let failed = tokio::time::timeout(FAILED_LIMIT, count(&tx, self.rows(FAILED), cap)).await;
         let (took, is_counted) = (begun.elapsed(), matches!(failed, Ok(Ok(_))));
-        *self.failed_count() = match took {
+        *self.failed_count.lock() = match took {
             _ if took >= FAILED_LIMIT => FailedCount::Skipped(begun + COUNT_AGAIN),
             _ if is_counted && took < QUICK => FailedCount::Quick,
             _ => FailedCount::SlowOrUnknown,
@@ -262,21 +263,13 @@ impl<E: WorkItem> Table<E> {
     }
 
     /// Begins a transaction in which no statement takes longer than this.
-    async fn begin_limited(
-        &self,
-        db: &DatabaseConnection,
-        limit: Duration,
-    ) -> std::result::Result<DatabaseTransaction, DbErr> {
+    async fn begin_limited(&self, db: &DatabaseConnection, limit: Duration) -> DbResult<DatabaseTransaction> {
         let tx = begin_uncancelled(db, TransactionOptions::default()).await?;
         if self.sql.backend == DbBackend::Postgres {
             // A query whose future is dropped goes on at the server.
             tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", limit.as_millis())).await?;
         }
         Ok(tx)
-    }
-
-    fn failed_count(&self) -> MutexGuard<'_, FailedCount> {
-        self.failed_count.lock()
     }
 
     /// The limit of queries for failed rows, and what makes them faster.
@@ -348,7 +341,7 @@ impl<E: WorkItem> Table<E> {
         select.offset(offset).limit(limit).to_owned()
     }
 
-    fn failed_row(row: &QueryResult) -> std::result::Result<FailedRow, DbErr> {
+    fn failed_row(row: &QueryResult) -> DbResult<FailedRow> {
         let key =
             (0..E::PrimaryKey::iter().count()).map(|n| lossy(row, &format!("key_{n}")).map(Option::unwrap_or_default));
         Ok(FailedRow {
@@ -401,7 +394,7 @@ fn plain_value(column: &impl ColumnTrait, text: &str) -> Option<Value> {
 }
 
 /// Counts the rows of a query, up to `cap`.
-async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
+async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> DbResult<u64> {
     let limited = rows.clone().limit(cap).to_owned();
     let select =
         Query::select().expr_as(Func::count(Expr::col(Asterisk)), "rows").from_subquery(limited, "limited").to_owned();

@@ -2,10 +2,11 @@
 
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, SelectStatement, ValueTuple};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
 };
 
+use crate::database::error_kind::DbResult;
 use crate::database::work::key_check;
 use crate::database::work::key_columns::key_value;
 use crate::database::work::row::key_of;
@@ -76,10 +77,7 @@ impl Portions {
     }
 }
 
-async fn read<E: WorkItem>(
-    db: &impl ConnectionTrait,
-    select: &SelectStatement,
-) -> std::result::Result<Vec<ValueTuple>, DbErr> {
+async fn read<E: WorkItem>(db: &impl ConnectionTrait, select: &SelectStatement) -> DbResult<Vec<ValueTuple>> {
     db.query_all(select).await?.iter().map(key_of::<E>).collect()
 }
 

@@ -4,7 +4,6 @@
 //! A table is known from its first claim on.
 
 use std::collections::BTreeMap;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,9 +12,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
-use crate::database::tx_limits::LOCK_LIMIT;
 use crate::database::work::attempt::Backoff;
 use crate::database::work::due::comparable;
 use crate::database::work::portions::Portions;
@@ -63,7 +62,7 @@ impl RetainedTables {
         if E::__work().retain_completed.is_none() {
             return;
         }
-        let mut tables = self.lock();
+        let mut tables = self.0.lock();
         if !tables.contains_key(&table.name) {
             let delete: Delete = |tx, now, after| Box::pin(delete_completed::<E>(tx, now, after));
             tables.insert(table.name.clone(), Retained { delete, next: Instant::now(), after: None });
@@ -72,26 +71,26 @@ impl RetainedTables {
 
     /// When rows of the next table are deleted.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.lock().values().map(|retained| retained.next).min()
+        self.0.lock().values().map(|retained| retained.next).min()
     }
 
     /// The tables whose time has come, and the key behind which each continues.
     pub(crate) fn due(&self, now: Instant) -> Vec<(String, Delete, Option<ValueTuple>)> {
-        let tables = self.lock();
+        let tables = self.0.lock();
         let due = tables.iter().filter(|(_, retained)| retained.next <= now);
         due.map(|(table, retained)| (table.clone(), retained.delete, retained.after.clone())).collect()
     }
 
     /// Sets the key behind which a table continues.
     pub(crate) fn set_after(&self, table: &str, after: Option<ValueTuple>) {
-        if let Some(retained) = self.lock().get_mut(table) {
+        if let Some(retained) = self.0.lock().get_mut(table) {
             retained.after = after;
         }
     }
 
     /// Sets when rows of a table are deleted next.
     pub(crate) fn set_next(&self, table: &str, next: Instant) {
-        if let Some(retained) = self.lock().get_mut(table) {
+        if let Some(retained) = self.0.lock().get_mut(table) {
             retained.next = next;
         }
     }
@@ -99,13 +98,9 @@ impl RetainedTables {
     /// The database is down: tries the tables whose time has come again later.
     pub(crate) fn postpone_due(&self) {
         let now = Instant::now();
-        for retained in self.lock().values_mut().filter(|retained| retained.next <= now) {
+        for retained in self.0.lock().values_mut().filter(|retained| retained.next <= now) {
             retained.next = now + TRY_AGAIN;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Retained>> {
-        self.0.lock()
     }
 }
 
@@ -159,7 +154,7 @@ async fn delete(cx: &TxContext, table: &TableSql, condition: &Condition, keys: &
     let tx = Transaction::begin(cx).await?;
     let delete = table.delete(keys).cond_where(condition.clone()).to_owned();
     if table.backend == DbBackend::Postgres {
-        tx.execute_unprepared(LOCK_LIMIT).await?;
+        tx.execute_unprepared(SHORT_LOCK_WAIT).await?;
     }
     let rows = tx.execute(&delete).await?.rows_affected();
     tx.commit().await?;

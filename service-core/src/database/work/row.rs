@@ -9,6 +9,7 @@ use sea_orm::{
     PrimaryKeyTrait, QueryResult, RuntimeErr, TryGetableMany,
 };
 
+use crate::database::error_kind::DbResult;
 use crate::database::work::attempt::RowRef;
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::as_integer;
@@ -61,19 +62,19 @@ pub(crate) fn key_columns<E: EntityTrait>() -> Vec<String> {
 }
 
 /// Reads the key of a row, even if the other columns cannot be read.
-pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
+pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> DbResult<ValueTuple> {
     key_in::<E>(row, &key_columns::<E>())
 }
 
 /// As [`key_of`], for many rows.
-pub(crate) fn key_in<E: EntityTrait>(row: &QueryResult, columns: &[String]) -> std::result::Result<ValueTuple, DbErr> {
+pub(crate) fn key_in<E: EntityTrait>(row: &QueryResult, columns: &[String]) -> DbResult<ValueTuple> {
     let key = catching(|| Ok(<E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", columns)?))?;
     Ok(key.into_value_tuple())
 }
 
 /// A panic counts as an error. The driver panics at a time that the entity's type cannot hold, such as PostgreSQL's
 /// `infinity`; so may a type of the application.
-fn catching<T>(read: impl FnOnce() -> std::result::Result<T, DbErr>) -> std::result::Result<T, DbErr> {
+fn catching<T>(read: impl FnOnce() -> DbResult<T>) -> DbResult<T> {
     match panic::catch(read) {
         Caught::Returned(read) => read,
         Caught::Panicked(message) => Err(DbErr::Type(format!("a value cannot be read: {message}"))),
@@ -81,7 +82,7 @@ fn catching<T>(read: impl FnOnce() -> std::result::Result<T, DbErr>) -> std::res
 }
 
 /// Reads the row as its model.
-pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
+pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> DbResult<ClaimedRow<E>> {
     let model = catching(|| E::Model::from_query_result(row, ""))?;
     let attempts = E::__work().attempts.and_then(|column| as_integer(&model.get(column))).unwrap_or(0);
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model, is_suspect: false })

@@ -8,7 +8,8 @@ use sea_orm::{DbBackend, DbErr, RuntimeErr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
+use crate::database::limited::SHORT_LOCK_WAIT;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
@@ -121,7 +122,7 @@ impl ServiceDb {
 
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged
     /// again, because it is no longer as it was claimed.
-    async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
+    async fn write(&self, settlement: &Settlement) -> DbResult<bool> {
         let items = settlement.uncommitted;
         if items > 0 && settlement.error.is_none() {
             let (service_id, table) = (&*self.service_id, &settlement.table.name);
@@ -146,7 +147,7 @@ impl ServiceDb {
     }
 
     /// Releases the claims of a leased batch, except those of the rows `kept`.
-    async fn release(&self, settlement: &Settlement, kept: &[Charge]) -> std::result::Result<(), DbErr> {
+    async fn release(&self, settlement: &Settlement, kept: &[Charge]) -> DbResult<()> {
         let Some(owner) = &settlement.owner else { return Ok(()) };
         let kept: Vec<String> = kept.iter().map(|charge| key_text(&charge.row.key)).collect();
         self.release_claims(&settlement.table.name, owner, &kept).await
@@ -154,25 +155,14 @@ impl ServiceDb {
 
     /// Releases the claims of an owner, except those of the rows `kept`. A claim that is still locked after two seconds
     /// stays until it expires, because the connection that locks it is probably broken.
-    pub(super) async fn release_claims(
-        &self,
-        work_table: &str,
-        owner: &str,
-        kept: &[String],
-    ) -> std::result::Result<(), DbErr> {
+    pub(super) async fn release_claims(&self, work_table: &str, owner: &str, kept: &[String]) -> DbResult<()> {
         match self.try_release(work_table, owner, kept, false).await {
             Err(error) if ErrorKind::of_own(&error).is_wait() => self.try_release(work_table, owner, kept, true).await,
             released => released,
         }
     }
 
-    async fn try_release(
-        &self,
-        work_table: &str,
-        owner: &str,
-        kept: &[String],
-        skip_locked: bool,
-    ) -> std::result::Result<(), DbErr> {
+    async fn try_release(&self, work_table: &str, owner: &str, kept: &[String], skip_locked: bool) -> DbResult<()> {
         let tx = self.short_tx().await?;
         lease::release_all(tx.connection().await?, &self.time, work_table, owner, kept, skip_locked).await?;
         tx.commit().await.map_err(database_error)
@@ -180,16 +170,16 @@ impl ServiceDb {
 
     /// Begins a transaction that waits only briefly for the locks of others. A statement of an ended run may still hold
     /// some.
-    async fn short_tx(&self) -> std::result::Result<Transaction, DbErr> {
+    async fn short_tx(&self) -> DbResult<Transaction> {
         let tx = Transaction::lazy(&self.tx);
         let connection = tx.connection().await?;
         if self.db().get_database_backend() == DbBackend::Postgres {
-            connection.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+            connection.execute_unprepared(SHORT_LOCK_WAIT).await?;
         }
         Ok(tx)
     }
 
-    async fn charge(&self, settlement: &Settlement, charge: &Charge) -> std::result::Result<bool, DbErr> {
+    async fn charge(&self, settlement: &Settlement, charge: &Charge) -> DbResult<bool> {
         let (table, row) = (&settlement.table, &charge.row);
         if charge.cause == Some(ErrorKind::Unavailable) && charge.failure.is_none() {
             if !self.accepts_writes().await {

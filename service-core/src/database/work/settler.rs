@@ -11,7 +11,7 @@ use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
 use tokio::sync::Semaphore;
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::tx_limits::TxQueue;
@@ -344,7 +344,7 @@ impl Settler {
         }
     }
 
-    async fn complete_again<E: EntityTrait>(&self, tx: &Transaction) -> std::result::Result<Trial, DbErr> {
+    async fn complete_again<E: EntityTrait>(&self, tx: &Transaction) -> DbResult<Trial> {
         let (connection, now) = (tx.connection().await?, self.service_db.clock.now());
         if self.table.backend == DbBackend::Postgres {
             connection.execute_unprepared(TRIAL).await?;

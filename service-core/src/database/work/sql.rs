@@ -263,7 +263,7 @@ impl TableSql {
         if let Some(column) = &self.attempts {
             update.and_where(Expr::col(column.clone()).eq(attempts));
         }
-        update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+        update.and_where(self.is_pending()).cond_where(self.is_key(key)).to_owned()
     }
 
     /// The statement for a row that cannot be read: `failed`, whatever its attempts are, if it is still pending.
@@ -277,7 +277,7 @@ impl TableSql {
         if let (Some(column), Some(message)) = (&self.error, message) {
             update.value(column.iden.clone(), clipped(message, column.limit));
         }
-        update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+        update.and_where(self.is_pending()).cond_where(self.is_key(key)).to_owned()
     }
 
     fn update(&self, status: Expr, now: DateTime<Utc>, counted: bool) -> UpdateStatement {
@@ -286,14 +286,10 @@ impl TableSql {
         if let Some(column) = self.attempts.as_ref().filter(|_| counted) {
             update.value(column.clone(), Expr::col(column.clone()).add(Expr::Constant(1.into())));
         }
-        self.touch(&mut update, now);
-        update
-    }
-
-    fn touch(&self, update: &mut UpdateStatement, now: DateTime<Utc>) {
         if let Some((column, time)) = self.updated_at.as_ref().zip(self.touched(now)) {
             update.value(column.iden.clone(), time);
         }
+        update
     }
 
     /// The value of `updated_at`, if the table has it.
@@ -350,7 +346,7 @@ impl TableSql {
 
     fn with_status(&self, key: &ValueTuple, status: &str) -> SelectStatement {
         let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
-        select.and_where(self.has_status(status)).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+        select.and_where(self.has_status(status)).cond_where(self.is_key(key)).to_owned()
     }
 
     /// The queries for those of the keys whose rows exist.

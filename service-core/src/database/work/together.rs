@@ -3,7 +3,7 @@
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::service_db::ServiceDb;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
@@ -46,7 +46,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn read(row: Option<&QueryResult>) -> std::result::Result<Self, DbErr> {
+    pub(super) fn read(row: Option<&QueryResult>) -> DbResult<Self> {
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the counts of a completion".to_owned()))?;
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         Ok(Self {

@@ -1,16 +1,14 @@
 //! [`WorkState`]: the state of one service's work tables between its runs.
 //!
-//! A run that ends by `?`, a panic or its timeout drops its batch, and a drop cannot wait for the database. The batch
-//! therefore records a [`Settlement`] here: the row in flight and the claims that were held. It is written when the run
-//! has ended, and otherwise before the next claim.
-//!
-//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the
-//! cause, but a row that breaks every connection must not block its table. So after two batches in a row that lost
-//! their connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
+//! `work_state/settlements.rs` has the methods for what an ended run has left to be written, and `work_state/losses.rs`
+//! those for errors that are not a row's own.
+
+mod losses;
+mod settlements;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use sea_orm::DbErr;
@@ -18,26 +16,15 @@ use sea_orm::sea_query::ValueTuple;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::attempt::{FailedAttempt, RowRef};
-use crate::database::work::left_out::{LEAVE_OUT, LEAVE_OUT_TENTATIVELY, LeftOut, LeftOutRows, MOST_LEFT_OUT};
+use crate::database::work::left_out::{LeftOut, LeftOutRows, MOST_LEFT_OUT};
 use crate::database::work::sql::TableSql;
 use crate::database::work::sql_text::key_text;
-use crate::humanize;
 use crate::sync::Mutex;
 
-/// How many times in a row a connection may break, or another error end the work on a row, without a consequence for
-/// the row.
-const TOLERATED_LOSSES: u32 = 2;
 /// The size of a pool that cannot be asked.
 const CONNECTIONS: u32 = 50;
-/// How many times a row may find no free connection before it loses an attempt.
-const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 /// How long a settlement is kept whose statements always take too long.
 const MOST_SETTLING: Duration = Duration::from_secs(600);
-/// How long a row is left out of claims whose item meets conflicts with other transactions, at first.
-const CONFLICT_WAIT: Duration = Duration::from_secs(1);
-/// After this time without a further error, those of a row no longer count: nothing else removes them if the row is
-/// deleted, or another service completes it. A row that is left out for an hour keeps them.
-const FORGET_LOSSES: Duration = LEAVE_OUT.saturating_mul(2);
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
@@ -178,163 +165,6 @@ impl WorkState {
     /// The state for a pool that has at most so many connections; `None` if that is unknown.
     pub(crate) fn new(connections: Option<u32>) -> Self {
         Self { connections: connections.unwrap_or(CONNECTIONS), ..Self::default() }
-    }
-
-    pub(crate) fn has_unsettled(&self) -> bool {
-        !self.settlements.lock().is_empty()
-    }
-
-    /// Records a batch of rows that commit together, which ended without a commit.
-    pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
-        let charges = match (&ended.row, ended.cause) {
-            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout))
-            | (None, Some(ErrorKind::Unavailable | ErrorKind::Contention | ErrorKind::StaleStatement)) => {
-                self.lost_batch(&ended)
-            }
-            (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.claimed > 1 => {
-                self.claim_one_by_one(ended.table, ended.claimed);
-                false
-            }
-            (Some(row), cause) => self.count_loss(ended.table, row, cause),
-            (None, _) => false,
-        };
-        let EndedBatch { table, row, began, cause, failure, .. } = ended;
-        if let Some(row) = row.filter(|_| charges || failure.is_some()) {
-            self.push(table, vec![Charge { row, began, cause, failure }], None, 0);
-        }
-    }
-
-    /// Records a leased batch that ended: these rows lose an attempt, and then the claims are released.
-    pub(crate) fn defer_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>) {
-        self.push(table, charges, Some(owner), 0);
-    }
-
-    /// Records a batch of rows that commit together, which was dropped after items had been settled. That is a mistake
-    /// if the run succeeds.
-    pub(crate) fn drop_uncommitted(&self, table: &Arc<TableSql>, settled: u64) {
-        self.push(table, Vec::new(), None, settled);
-    }
-
-    fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>, uncommitted: u64) {
-        let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
-        let settlement = Settlement { id, ended: Instant::now(), table, charges, owner, uncommitted, error: None };
-        self.settlements.lock().push(settlement);
-    }
-
-    /// Counts an error of this kind, and returns whether the row is charged an attempt for it. `None` is an error of
-    /// the row's own.
-    ///
-    /// A charge for [`ErrorKind::Unavailable`] is decided when it is written, if the database accepts writes: by
-    /// [`blame_or_leave_out`](Self::blame_or_leave_out).
-    pub(crate) fn count_loss(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
-        let kind = match cause {
-            None | Some(ErrorKind::Statement) => return true,
-            Some(kind) => kind,
-        };
-        let completions = self.with_table(table, |state| state.completions);
-        let count = {
-            let (mut losses, now) = (self.row_losses.lock(), tokio::time::Instant::now());
-            losses.retain(|_, losses| now.saturating_duration_since(losses.last) < FORGET_LOSSES);
-            let key = (table.name.clone(), key_text(&row.key), kind);
-            let losses = losses.entry(key).or_insert(Losses { count: 0, last: now, completions });
-            (losses.count, losses.last) = (losses.count.saturating_add(1), now);
-            losses.count
-        };
-        if count <= self.tolerated(kind) {
-            return false;
-        }
-        match kind {
-            ErrorKind::Contention | ErrorKind::TimedOut => self.blame_or_leave_out(table, row, kind),
-            _ => true,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn rows_with_losses(&self) -> usize {
-        self.row_losses.lock().len()
-    }
-
-    /// How many errors of this kind in a row have no consequence for a row.
-    fn tolerated(&self, kind: ErrorKind) -> u32 {
-        match kind {
-            // Each connection can have such a statement, and every second such error ends its connection.
-            ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
-            // Mostly others use all connections.
-            ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
-            _ => TOLERATED_LOSSES,
-        }
-    }
-
-    /// Returns whether a row that has met too many errors of this kind is the cause: other rows were completed
-    /// meanwhile. If it is not, leaves it out of claims: otherwise the next claim would take it first again, and the
-    /// rows behind it would wait. It is left out twice as long each time, as the code of the item runs again after it.
-    pub(crate) fn blame_or_leave_out(&self, table: &TableSql, row: &RowRef, kind: ErrorKind) -> bool {
-        let completions = self.with_table(table, |state| state.completions);
-        let losses = {
-            let losses = self.row_losses.lock();
-            losses.get(&(table.name.clone(), key_text(&row.key), kind)).map(|losses| (losses.count, losses.completions))
-        };
-        let Some((count, completed_before)) = losses else { return false };
-        // Perhaps an index is being built. A conflict is always with another transaction.
-        if kind != ErrorKind::Contention && completed_before != completions {
-            return true;
-        }
-        let times = 1 << count.saturating_sub(self.tolerated(kind).saturating_add(1)).min(6);
-        let longer = |first: Duration, most: Duration| first.saturating_mul(times).min(most);
-        let (why, reason) = match kind {
-            ErrorKind::Contention => (
-                LeftOut::Waits(longer(CONFLICT_WAIT, LEAVE_OUT_TENTATIVELY)),
-                "its item meets a conflict with another transaction, or an exhausted server, each time",
-            ),
-            ErrorKind::Unavailable => (
-                LeftOut::TimedOut(longer(LEAVE_OUT_TENTATIVELY, LEAVE_OUT)),
-                "its statements find the server without memory or disk space each time",
-            ),
-            _ => (
-                LeftOut::TimedOut(longer(LEAVE_OUT_TENTATIVELY, LEAVE_OUT)),
-                "its status cannot be written within the limit on the time of a statement",
-            ),
-        };
-        if self.leave_out(table, &row.key, reason.to_owned(), why) {
-            let (table, key) = (&table.name, key_text(&row.key));
-            crate::log::warn!(table, key, "a row is left out of claims for {}: {reason}", humanize::short(why.wait()));
-        }
-        false
-    }
-
-    /// Whether this row has met a statement that does not fit its table 2, 4, 6 … times. Then its batch goes on without
-    /// it, because the statement may be one that the database never supports.
-    pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
-        let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
-        self.row_losses.lock().get(&row).is_some_and(|losses| losses.count % 2 == 0)
-    }
-
-    /// Records that the results of rows were written, or that the rows belong to another worker.
-    pub(crate) fn forget_losses<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple>) {
-        let has_losses = !self.row_losses.lock().is_empty();
-        if !has_losses && self.with_table(table, |state| state.refused_alone.is_empty()) {
-            // The usual path makes no texts.
-            return;
-        }
-        let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
-        self.row_losses.lock().retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
-        self.with_table(table, |state| state.refused_alone.retain(|key| !keys.contains(key)));
-    }
-
-    /// Records a batch that lost its connection. True if its only row loses an attempt.
-    fn lost_batch(&self, ended: &EndedBatch<'_>) -> bool {
-        let mut tables = self.tables.lock();
-        let state = tables.entry(ended.table.name.clone()).or_default();
-        state.losses += 1;
-        if state.losses >= TOLERATED_LOSSES {
-            state.one_by_one = state.one_by_one.max(ended.claimed).max(1);
-            state.suspect = ended.row.as_ref().filter(|_| ended.claimed > 1).map(|row| row.key.clone());
-        }
-        let is_cause = ended.claimed == 1 && state.losses > TOLERATED_LOSSES;
-        if is_cause {
-            (state.losses, state.one_by_one) = (0, 0);
-        }
-        is_cause
     }
 
     /// Records a batch that has committed, and one of the rows that it has completed.
@@ -528,72 +358,6 @@ impl WorkState {
     /// Returns true for the first call with this text.
     pub(crate) fn report_once(&self, what: String) -> bool {
         self.reported.lock().insert(what)
-    }
-
-    /// The settlement of this owner's claims, if it is not written yet.
-    pub(crate) fn unsettled(&self, owner: &str) -> Option<Settlement> {
-        let settlements = self.settlements.lock();
-        settlements.iter().find(|settlement| settlement.owner.as_deref() == Some(owner)).cloned()
-    }
-
-    /// The settlements that are not written yet. `error` becomes the message of those that have none.
-    pub(crate) fn pending(&self, error: Option<&str>) -> Vec<Settlement> {
-        let mut pending = self.settlements.lock();
-        for settlement in pending.iter_mut() {
-            settlement.error = settlement.error.take().or_else(|| error.map(str::to_owned));
-        }
-        pending.clone()
-    }
-
-    /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged,
-    /// unless that happens too often, or they have failed by an error of their own.
-    pub(crate) fn spare(&self, kind: ErrorKind) {
-        for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
-            let table = settlement.table.clone();
-            settlement.charges.retain_mut(|charge| {
-                let is_own = charge.failure.is_some() || charge.cause.is_some();
-                if !is_own {
-                    charge.cause = Some(kind);
-                }
-                is_own || self.count_loss(&table, &charge.row, Some(kind))
-            });
-        }
-    }
-
-    /// When the first item began whose row may be in flight because something is down that the service needs, and
-    /// whether one of these rows would become `failed`. `None` if there are no such rows.
-    pub(crate) fn unsettled_since(&self) -> Option<(tokio::time::Instant, bool)> {
-        let settlements = self.settlements.lock();
-        let unsettled = settlements.iter().filter(|settlement| settlement.error.is_none());
-        let rows = unsettled.flat_map(|settlement| {
-            let is_last = |charge: &Charge| settlement.table.is_last_attempt(charge.row.attempts);
-            settlement.charges.iter().filter_map(move |charge| Some((charge.began?, is_last(charge))))
-        });
-        rows.reduce(|(began, is_last), (other, other_is_last)| (began.min(other), is_last || other_is_last))
-    }
-
-    /// The run that ended may have failed because something is down that the service needs: rows in flight without an
-    /// error of their own are not charged, and wait.
-    pub(crate) fn postpone_unsettled(&self) {
-        for settlement in self.settlements.lock().iter_mut().filter(|settlement| settlement.error.is_none()) {
-            let table = settlement.table.clone();
-            for charge in settlement.charges.extract_if(.., |charge| charge.began.is_some()) {
-                self.postpone(&table, &charge.row.key, LeftOut::Outage);
-            }
-        }
-    }
-
-    /// The replica has lost the lease of the service: no row is charged, and only claims are left to be released.
-    pub(crate) fn forget_charges(&self) {
-        self.settlements.lock().retain_mut(|settlement| {
-            settlement.charges.clear();
-            settlement.owner.is_some()
-        });
-    }
-
-    /// Removes a settlement that was written.
-    pub(crate) fn remove(&self, settlement: &Settlement) {
-        self.settlements.lock().retain(|pending| pending.id != settlement.id);
     }
 
     fn with_table<T>(&self, table: &TableSql, change: impl FnOnce(&mut TableState) -> T) -> T {

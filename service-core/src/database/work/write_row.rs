@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{SelectStatement, ValueTuple};
 use sea_orm::{ConnectionTrait, DbErr, StatementBuilder};
 
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::sql::TableSql;
@@ -30,7 +30,7 @@ pub(crate) async fn write_failure(
     row: &RowRef,
     failed: &FailedAttempt,
     now: DateTime<Utc>,
-) -> Result<Written, DbErr> {
+) -> DbResult<Written> {
     let decision = failed.decision;
     let update = |message: Option<&str>| table.fail(&row.key, row.attempts, decision, message, now);
     match try_messages(tx, &failed.message, update).await? {
@@ -53,7 +53,7 @@ pub(crate) async fn write_unreadable(
     key: &ValueTuple,
     message: &str,
     now: DateTime<Utc>,
-) -> Result<Written, DbErr> {
+) -> DbResult<Written> {
     match try_messages(tx, message, |message| table.fail_unreadable(key, message, now)).await? {
         UpdateResult::Changed => unless_kept(tx, &table.pending(key)).await,
         UpdateResult::Unchanged => match unless_kept(tx, &table.pending(key)).await? {
@@ -89,7 +89,7 @@ async fn try_messages<S: StatementBuilder>(
     tx: &Transaction,
     message: &str,
     update: impl Fn(Option<&str>) -> S,
-) -> Result<UpdateResult, DbErr> {
+) -> DbResult<UpdateResult> {
     let ascii: String = message.chars().map(|c| if c.is_ascii() && c != '\0' { c } else { '?' }).collect();
     let short = SHORT.map(|length| Some(&ascii[..ascii.len().min(length)]));
     let mut refused = String::new();
@@ -105,13 +105,13 @@ async fn try_messages<S: StatementBuilder>(
 }
 
 /// Checks whether a trigger or a rule has kept the row pending, which causes no error: the query finds it then.
-async fn unless_kept(tx: &Transaction, still_pending: &SelectStatement) -> Result<Written, DbErr> {
+async fn unless_kept(tx: &Transaction, still_pending: &SelectStatement) -> DbResult<Written> {
     Ok(match finds(tx, still_pending).await? {
         true => Written::Refused("an update leaves it pending: a trigger or a rule keeps it".to_owned()),
         false => Written::Done,
     })
 }
 
-async fn finds(tx: &Transaction, select: &SelectStatement) -> Result<bool, DbErr> {
+async fn finds(tx: &Transaction, select: &SelectStatement) -> DbResult<bool> {
     Ok(tx.connection().await?.query_one(select).await?.is_some())
 }

@@ -17,7 +17,7 @@ impl TableRows {
         rows: &[TableRow],
     ) -> Option<Vec<(usize, ConfigError)>> {
         let id = service.id();
-        let applied = self.state().applied.get(id).cloned().unwrap_or_default();
+        let applied = self.state.lock().applied.get(id).cloned().unwrap_or_default();
         let has_changed =
             |row: &TableRow| !applied.iter().any(|known| known.slot() == row.slot() && known.value == row.value);
         let all: Vec<usize> = (0..rows.len()).filter(|at| !is_option(first_key(&rows[*at]))).collect();

@@ -32,7 +32,7 @@ impl TableRows {
         if row.key == PAUSED {
             return Ok(());
         }
-        let applied = self.state().applied.get(id).cloned().unwrap_or_default();
+        let applied = self.state.lock().applied.get(id).cloned().unwrap_or_default();
         let mut rows = applied.clone();
         rows.retain(|known| known.slot() != row.slot());
         rows.push(row);

@@ -2,7 +2,9 @@ use sea_orm::DatabaseConnection;
 use sea_orm::sea_query::ValueTuple;
 
 use super::*;
+use crate::database::work::attempt::RowRef;
 use crate::database::work::due::RowKind;
+use crate::database::work::left_out::LeftOut;
 use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::work::work_state::WorkState;
 use crate::database::{connect, create_claim_index};
