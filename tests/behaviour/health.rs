@@ -361,6 +361,33 @@ async fn a_run_that_fails_again_and_again_before_it_is_ready_is_not_healthy() {
     assert!(service.explain().next_runs.is_empty());
 }
 
+/// Its first failure is ignored, and its second `run` never connects.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_never_ready_after_an_ignored_failure_is_not_healthy() {
+    struct Connects;
+
+    #[service(readiness = "explicit", retry_delay = 1, discover = false)]
+    impl Connects {
+        async fn run(&mut self, cx: &Context) -> Result<()> {
+            if cx.run_number() == 1 {
+                return Err(Error::msg("connection refused"));
+            }
+            std::future::pending().await
+        }
+
+        fn on_failure(&mut self, _failure: &Failure) -> Recovery {
+            Recovery::Ignore
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start(Connects).await;
+    bed.run_for(secs(41)).await;
+    assert_eq!(assessed(&service), "degraded: not ready: its `run` has not called `ready` for 40 s");
+    bed.run_for(secs(600)).await;
+    assert!(assessed(&service).starts_with("unhealthy: not ready: "), "{}", assessed(&service));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_whose_run_was_given_up_stays_unhealthy_in_a_pause() {
     let bed = TestBed::new().set("max_failures", 0).set("exhausted", "next_run");

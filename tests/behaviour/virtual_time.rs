@@ -64,6 +64,29 @@ async fn a_run_that_never_waits_ends_run_for() {
     bed.run_for(secs(3)).await;
 }
 
+/// Its channel always has a message. tokio interrupts it after some of them.
+#[derive(Default)]
+struct Busy;
+
+#[service(interval = 60, timeout = "500ms", discover = false)]
+impl Busy {
+    async fn update(&mut self) {
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        sender.send(()).unwrap();
+        while let Some(message) = receiver.recv().await {
+            sender.send(message).unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `busy` keeps virtual time from moving: its code was polled")]
+async fn a_channel_that_always_has_a_message_ends_run_for() {
+    let bed = TestBed::new();
+    bed.start_of::<Busy>().await;
+    bed.run_for(secs(3)).await;
+}
+
 /// Its `configure` never waits for a time, and never ends.
 struct Undecided;
 

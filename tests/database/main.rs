@@ -131,6 +131,7 @@ exercise! {
         claims_with_different_conditions_starve_no_kind_of_rows,
         a_claim_may_be_of_any_size,
         times_are_compared_as_instants,
+        an_order_by_the_time_is_an_order_of_instants,
         an_index_that_is_dropped_stops_no_claims;
     promises:
         an_item_that_ends_its_transaction_is_not_reported_as_completed,

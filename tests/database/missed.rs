@@ -113,6 +113,7 @@ on_each! {
     fires_that_no_process_served_are_made_up,
     a_changed_schedule_catches_up_nothing,
     a_changed_time_zone_catches_up_nothing,
+    fires_under_a_schedule_of_another_kind_are_not_missed,
     an_override_of_the_schedule_counts_from_then_on,
     a_stop_makes_nothing_missed,
     a_stop_makes_nothing_missed_for_the_next_process,
@@ -159,6 +160,28 @@ fn a_changed_time_zone_catches_up_nothing(url: &str) {
     assert_eq!(serves(url, "12:45", &[("timezone", "Asia/Kolkata")], minutes(1)), 0);
     assert_eq!(serves(url, "14:45", &[("timezone", "Asia/Kolkata")], minutes(1)), 2);
     assert_eq!(serves(url, "16:45", &[], minutes(1)), 0);
+}
+
+fn fires_under_a_schedule_of_another_kind_are_not_missed(url: &str) {
+    for settings in [("interval", "60"), ("catch_up", "none")] {
+        process(url, "08:00", &[], async |_, db| {
+            db.execute_unprepared("DELETE FROM service_state").await.unwrap();
+        });
+        assert_eq!(serves(url, "08:30", &[], hours(2)), 2, "{settings:?}");
+        assert!(serves(url, "10:40", &[settings], hours(3)) >= 3, "{settings:?}");
+        assert_eq!(serves(url, "13:50", &[], minutes(1)), 0, "{settings:?}");
+        assert_eq!(serves(url, "16:10", &[], minutes(1)), 3, "{settings:?}: 14, 15 and 16");
+        // Also if the schedule changes, and changes back, while the process is up.
+        process(url, "16:20", &[], async |bed, db| {
+            let service = bed.start_of::<Hourly>().await;
+            bed.run_for(minutes(1)).await;
+            set_override(db, &Override::new("hourly", settings.0, settings.1)).await.unwrap();
+            bed.run_for(hours(3)).await;
+            assert!(service.health().runs >= 3, "{settings:?}");
+            remove_override(db, "hourly", settings.0).await.unwrap();
+        });
+        assert_eq!(serves(url, "19:30", &[], minutes(1)), 0, "{settings:?}");
+    }
 }
 
 fn an_override_of_the_schedule_counts_from_then_on(url: &str) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, Order, QueryFilter, Statement};
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::database::{self, WorkItem};
 use service_core::{Error, Outcome};
@@ -312,6 +312,42 @@ pub(crate) async fn times_are_compared_as_instants(bench: Bench) {
         assert_eq!(ids::<naive::Entity>(&service_db, |row| row.id).await, [2, 3, 5], "{index}");
         assert_eq!(ids::<seconds::Entity>(&service_db, |row| row.id).await, [2, 3, 5], "{index}");
         assert_eq!(ids::<zoned::Entity>(&service_db, |row| row.id).await, Vec::<i64>::new(), "{index}");
+    }
+}
+
+/// Also where the claim names the column.
+pub(crate) async fn an_order_by_the_time_is_an_order_of_instants(bench: Bench) {
+    let due = |hours: i64, offset: i32| {
+        let zone = chrono::FixedOffset::east_opt(offset * 3600).unwrap();
+        (Utc::now() - chrono::Duration::hours(hours)).with_timezone(&zone)
+    };
+    crate::tables::create(&bench.db, zoned::Entity).await;
+    for (order, expected) in [(Order::Asc, [3, 1, 2]), (Order::Desc, [2, 1, 3])] {
+        for each in [false, true] {
+            bench.db.execute_unprepared("DELETE FROM zoned").await.unwrap();
+            for (id, due) in [(1, due(5, 2)), (2, due(4, -11)), (3, due(6, 14))] {
+                let model = zoned::ActiveModel {
+                    id: sea_orm::Set(id),
+                    status: sea_orm::Set("pending".into()),
+                    due: sea_orm::Set(Some(due)),
+                };
+                zoned::Entity::insert(model).exec_without_returning(&bench.db).await.unwrap();
+            }
+            let service_db = ServiceDb::new(bench.db.clone(), "worker");
+            let claim =
+                |claim: service_core::database::Claim<zoned::Entity>| claim.order_by(zoned::Column::Due, order.clone());
+            let mut batch = match each {
+                true => claim(service_db.claim_each::<zoned::Entity>(3)).await.unwrap(),
+                false => claim(service_db.claim::<zoned::Entity>(3)).await.unwrap(),
+            };
+            let mut ids = Vec::new();
+            while let Some(item) = batch.next().await.unwrap() {
+                ids.push(item.model().id);
+                item.settle(Ok::<_, Error>(())).await.unwrap();
+            }
+            let _ = batch.commit().await.unwrap();
+            assert_eq!(ids, expected, "{order:?} {each}");
+        }
     }
 }
 

@@ -141,7 +141,7 @@ impl Leases for Coordinator {
 
     fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()> {
         let length = service.lease.as_ref().map_or(LONGEST_LIMIT, |lease| lease.length);
-        Box::pin(async move { self.shared.release(&service.id, epoch, target, length).await })
+        Box::pin(async move { self.shared.release(&service.id, epoch, target, length, RELEASE_TRIES).await })
     }
 
     fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()> {
@@ -277,13 +277,13 @@ impl LeaseTasks {
         }
     }
 
-    async fn release(&self, id: &Arc<str>, epoch: u64, target: Option<&str>, length: Duration) {
-        let mut tries = 0;
+    async fn release(&self, id: &Arc<str>, epoch: u64, target: Option<&str>, length: Duration, tries: u32) {
+        let mut left = tries;
         let released = loop {
-            tries += 1;
+            left = left.saturating_sub(1);
             match self.table.release(id, epoch, target, limit(length)).await {
                 // Each try waits for a lock for half a second.
-                Err(error) if ErrorKind::is_own_wait(&error) && tries < RELEASE_TRIES => {}
+                Err(error) if ErrorKind::is_own_wait(&error) && left > 0 => {}
                 result => break result,
             }
         };
@@ -397,7 +397,8 @@ impl LeaseTasks {
                     self.fleet.report_soon();
                 } else {
                     // It has been stopped meanwhile, or the answer came too late.
-                    self.release(id, taken.epoch, None, lease.length).await;
+                    // One try, since other leases wait for this task.
+                    self.release(id, taken.epoch, None, lease.length, 1).await;
                 }
                 false
             }

@@ -2,16 +2,17 @@
 //!
 //! The tricky part are fires that are skipped on purpose: those that come due while the process is up, but the service
 //! is paused or was stopped. No loop serves them, so the task that polls the tables records them ([`SkippedFires`]). If
-//! the process is killed, the next one makes up only what came due afterwards.
+//! the process is killed, the next one makes up only what came due afterwards. The same task forgets the fires of
+//! services that run under a schedule which is not caught up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::ConnectionTrait;
-use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Query};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, InsertStatement, OnConflict, Query};
 
 use crate::database::error_kind::DbResult;
 use crate::database::wall_clock::{format_time, parse_time};
@@ -24,6 +25,10 @@ use crate::sync::Mutex;
 
 /// A stored time that is ahead of this machine's clock by more than this comes from a clock that was wrong.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
+/// In place of the text of a schedule, if the service has run under one that is not caught up.
+const NO_SCHEDULE: &str = "";
+/// How many services one statement names.
+const MOST_IDS: usize = 500;
 
 /// When a service last ran, if that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +106,26 @@ pub(crate) async fn mark_fire(
     }
 }
 
+/// Forgets the fires of services: the next start with a schedule that is caught up counts from then on, as with any other
+/// schedule than the stored one.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn forget_fires(db: &impl ConnectionTrait, service_ids: &[Arc<str>]) -> Result<()> {
+    let is_stored = Condition::all()
+        .add(Expr::col("service_id").is_in(service_ids.iter().map(|id| &**id)))
+        .add(Expr::col("last_fire").is_not_null())
+        .add(Expr::col("schedule").is_null().or(Expr::col("schedule").ne(NO_SCHEDULE)));
+    let select = Query::select().column("service_id").from("service_state").cond_where(is_stored.clone()).to_owned();
+    // Most services have no fires, so that nothing is written.
+    if !db.query_all(&select).await?.is_empty() {
+        let forget =
+            Query::update().table("service_state").value("schedule", NO_SCHEDULE).cond_where(is_stored).to_owned();
+        db.execute(&forget).await?;
+    }
+    Ok(())
+}
+
 /// The statement that stores when a service last ran. With `marks` it marks the fire, and changes no row if that fire
 /// is marked already.
 fn upsert(service_id: &str, last: &LastRun, marks: bool, now: DateTime<Utc>) -> Option<InsertStatement> {
@@ -150,6 +175,8 @@ fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
 pub(crate) struct SkippedFires {
     /// The last fire of each service that was recorded here.
     recorded: Mutex<BTreeMap<Arc<str>, SystemTime>>,
+    /// The services whose fires were forgotten here.
+    forgotten: Mutex<BTreeSet<Arc<str>>>,
     /// It was reported that a fire cannot be recorded.
     is_reported: AtomicBool,
 }
@@ -184,6 +211,29 @@ impl SkippedFires {
                  {error:#}"
             );
         }
+    }
+
+    /// Returns services that have run under a schedule which is not caught up, and whose fires are not forgotten yet.
+    pub(crate) fn to_forget(&self, services: &Services) -> Vec<Arc<str>> {
+        let mut forgotten = self.forgotten.lock();
+        let mut ids = Vec::new();
+        for service in services.all() {
+            let (is_caught_up, runs) = {
+                let state = service.inner.lock();
+                (state.requests.options.schedule.caught_up().is_some(), state.status.stats.runs)
+            };
+            if is_caught_up {
+                forgotten.remove(service.id());
+            } else if runs > 0 && ids.len() < MOST_IDS && !forgotten.contains(service.id()) {
+                ids.push(service.id().clone());
+            }
+        }
+        ids
+    }
+
+    /// The fires of these services have been forgotten.
+    pub(crate) fn forgotten(&self, service_ids: Vec<Arc<str>>) {
+        self.forgotten.lock().extend(service_ids);
     }
 
     /// When the next fire is skipped.

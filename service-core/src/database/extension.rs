@@ -1,6 +1,7 @@
 //! [`DatabaseExtension`]: the part of the database in the loop of every service.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -204,7 +205,12 @@ impl Extension for DatabaseExtension {
         let mut db = self.service_db(services, service.id.clone());
         if services.shared.polls.is_some() {
             // A test bed makes single runs of an instance, each of which registers it.
-            db.work = self.work_in_bed.lock().entry(service.id.clone()).or_insert(db.work).clone();
+            match self.work_in_bed.lock().entry(service.id.clone()) {
+                // Two runs at the same time are those of two services.
+                Entry::Occupied(known) if Arc::strong_count(known.get()) == 1 => db.work = known.get().clone(),
+                Entry::Occupied(mut known) => _ = known.insert(db.work.clone()),
+                Entry::Vacant(new) => _ = new.insert(db.work.clone()),
+            }
         }
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));

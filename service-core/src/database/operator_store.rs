@@ -100,11 +100,12 @@ impl OperatorStore for DatabaseOperatorStore {
                 Ok(limited::commit(tx).await?)
             });
             remove.await?;
-            if !was_there.load(Ordering::Relaxed) {
-                return Ok(false);
+            let was_there = was_there.load(Ordering::Relaxed);
+            match self.apply(services).await {
+                // Another one may have removed it just now.
+                Err(_) if !was_there => Ok(false),
+                applied => applied.map(|()| was_there),
             }
-            self.apply(services).await?;
-            Ok(true)
         })
     }
 

@@ -379,7 +379,7 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     // A run that is due follows when the instance is built.
     let late = match configuring(snapshot, now) {
         Some((going, what)) => assess_building(going).map(|status| (status, what)),
-        None => lateness(snapshot, clock, now),
+        None => lateness(snapshot, clock, now).or_else(|| unready(snapshot, now)),
     };
     if let Some((status, late)) = late {
         return (status.max(failing), Some(late));
@@ -417,6 +417,14 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
         Some(reason) => (Degraded, Some(reason.to_string())),
         None => (Healthy, None),
     }
+}
+
+/// Describes a `run` that has not called `ready` for long, after an earlier one that failed.
+fn unready(snapshot: &Snapshot, now: Instant) -> Option<(HealthStatus, String)> {
+    let is_unready = snapshot.options.long_run().is_some() && snapshot.status.in_run() && !snapshot.status.is_ready();
+    let going = now.saturating_duration_since(snapshot.status.stats.last_started.filter(|_| is_unready)?);
+    let status = assess_building(going)?;
+    Some((status, format!("not ready: its `run` has not called `ready` for {}", humanize::long(going))))
 }
 
 /// Describes a blocking run whose time is over and that has not returned. It cannot be cancelled, and no other run

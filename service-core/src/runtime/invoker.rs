@@ -24,6 +24,8 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
 use crate::service::error::Error;
 
+/// How many operations tokio lets a task do before it interrupts it.
+const BUDGET: u64 = 128;
 /// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
 
@@ -106,10 +108,12 @@ impl Invoker {
             // Not polled once more: after a suspend, the time of the lease may be long over.
             return Poll::Ready(InvokeResult::Cancelled(Cancelled::LeaseLost));
         }
+        let called = self.call(span, || work(task));
         if let Some(polls) = &self.service.shared.polls {
-            polls.count(&self.service.id);
+            let is_interrupted = !tokio::task::coop::has_budget_remaining();
+            polls.count(&self.service.id, if is_interrupted { BUDGET } else { 1 });
         }
-        match self.call(span, || work(task)) {
+        match called {
             Caught::Returned(Poll::Ready(value)) => Poll::Ready(InvokeResult::Done(value)),
             Caught::Panicked(message) => Poll::Ready(InvokeResult::Panicked(message)),
             Caught::Returned(Poll::Pending) => self.poll_limit(task, timer, limit).map(InvokeResult::Cancelled),

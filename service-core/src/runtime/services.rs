@@ -155,7 +155,9 @@ impl Services {
 
     /// From now on removed services are not kept.
     pub(crate) fn forget_removed(&self) {
-        *self.removed.lock() = None;
+        // Their `Drop` is the application's code.
+        let removed = self.removed.lock().take();
+        drop(removed);
     }
 
     /// From now on each service keeps its last runs.

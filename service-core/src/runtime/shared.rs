@@ -53,9 +53,9 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    pub(crate) fn count(&self, id: &Arc<str>) {
-        *self.of_each.lock().entry(id.clone()).or_default() += 1;
-        self.all.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn count(&self, id: &Arc<str>, polls: u64) {
+        *self.of_each.lock().entry(id.clone()).or_default() += polls;
+        self.all.fetch_add(polls, Ordering::SeqCst);
     }
 
     pub(crate) fn of(&self, id: &str) -> u64 {

@@ -50,6 +50,12 @@ pub(crate) enum Advice {
     RetryAfter(Duration),
 }
 
+impl Advice {
+    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
+        if self == Self::None { other() } else { self }
+    }
+}
+
 impl Error {
     /// Wraps an error, a boxed error, an `anyhow::Error` or a string. Returns an [`Error`] unchanged.
     pub fn new(error: impl Into<BoxError> + 'static) -> Self {
@@ -63,7 +69,7 @@ impl Error {
 
     /// Creates an error that is not retried. From a run, the service is `Failed` at once, unless `on_failure` decides
     /// otherwise. From an item of a claim, its row is `failed` at once. The same holds for an error that has it as a
-    /// source, or as a context of anyhow.
+    /// [source](StdError::source), or as a context of anyhow.
     ///
     /// ```
     /// use std::time::Duration;
@@ -96,8 +102,8 @@ impl Error {
             let outermost: &(dyn StdError + 'static) = found.as_ref();
             if !outermost.is::<Carrier>() {
                 // It may have one of this crate's errors in a context.
-                let inner = found.downcast_ref::<Carrier>().map_or(Advice::None, |carrier| carrier.0.advice());
-                let advice = if advice == Advice::None { inner } else { advice };
+                let inner = || found.downcast_ref::<Carrier>().map(|carrier| carrier.0.advice());
+                let advice = advice.or_else(|| inner().unwrap_or_else(|| advice_of_causes(outermost)));
                 return Self::from_source(Source::Anyhow(found), advice);
             }
             return match found.downcast::<Carrier>() {
@@ -111,13 +117,15 @@ impl Error {
             Ok(carrier) if advice == Advice::None => carrier.0,
             Ok(carrier) => Self::from_source(Source::Std(carrier), advice),
             Err(other) => {
-                // As in a context of anyhow: an error that the application has wrapped keeps its advice.
-                let carriers = || Chain { next: Some(&*other) }.find_map(|error| error.downcast_ref::<Carrier>());
-                let inner = || carriers().map_or(Advice::None, |carrier| carrier.0.advice());
-                let advice = if advice == Advice::None { inner() } else { advice };
+                let advice = advice.or_else(|| advice_of_causes(&*other));
                 Self::from_source(Source::Std(other), advice)
             }
         }
+    }
+
+    /// Wraps an error, without what that says about retrying.
+    pub(crate) fn without_advice(error: impl Into<BoxError>) -> Self {
+        Self::from_source(Source::Std(error.into()), Advice::None)
     }
 
     fn from_source(source: Source, advice: Advice) -> Self {
@@ -171,6 +179,12 @@ impl Error {
                 .or_else(|| error.downcast_ref::<Carrier>().and_then(|carrier| carrier.0.find::<E>()))
         })
     }
+}
+
+/// As in a context of anyhow: an error that the application has wrapped keeps its advice.
+fn advice_of_causes(error: &(dyn StdError + 'static)) -> Advice {
+    let carried = Chain { next: Some(error) }.find_map(|error| error.downcast_ref::<Carrier>());
+    carried.map_or(Advice::None, |carrier| carrier.0.advice())
 }
 
 /// Iterates over causes. Unlike `source()` alone, it also looks into `io::Error::other` and into carried [`Error`]s.
@@ -297,6 +311,9 @@ mod tests {
         let in_io = errors().map(|error| Error::from(io::Error::other(error)).advice());
         let in_own = errors().map(|error| Error::from(Loading(error.into())).advice());
         assert_eq!((in_io, in_own), (expected, expected));
+        let in_anyhow = errors().map(|error| Error::from(anyhow::Error::new(Loading(error.into()))).advice());
+        let in_context = errors().map(|error| anyhow::Error::new(io::Error::other(error)).context("at the start"));
+        assert_eq!((in_anyhow, in_context.map(|error| Error::from(error).advice())), (expected, expected));
         let other = Error::retry_after(soon, Loading(Error::fatal(Code(4)).into()));
         assert_eq!(other.advice(), Advice::RetryAfter(soon), "the outermost one decides");
     }

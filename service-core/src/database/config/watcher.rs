@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::log::{info, warn};
+use crate::log::{debug, info, warn};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::runtime::Handle;
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 
 use crate::config::Layer;
 use crate::database::availability::Availability;
-use crate::database::catch_up::{LastRun, SkippedFires, set_last_run_by};
+use crate::database::catch_up::{LastRun, SkippedFires, forget_fires, set_last_run_by};
 use crate::database::config::rows::{TableRow, TableRows};
 use crate::database::config::tables::{
     BadOverride, ConfigRow, Override, all_overrides, end_of, expire_overrides, is_expired, read_config,
 };
 use crate::database::db_time::DbTime;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{ErrorKind, no_answer};
 use crate::database::limited;
 use crate::database::registry_pool::RegistryPool;
 use crate::database::sqlite_connection;
@@ -235,10 +235,27 @@ impl TableWatcher {
             }
             if begun.elapsed() >= POLL_INTERVAL {
                 // The table may be locked, and the next poll must not be late.
-                break;
+                return true;
+            }
+        }
+        let to_forget = self.skipped.to_forget(services);
+        if !to_forget.is_empty() {
+            let forget = tokio::time::timeout(self.poll_timeout(), self.forget_fires(&to_forget));
+            match forget.await.unwrap_or_else(|_| Err(no_answer(self.poll_timeout()))) {
+                Ok(()) => self.skipped.forgotten(to_forget),
+                Err(error) => debug!("fires under an earlier schedule cannot be forgotten, trying again: {error:#}"),
             }
         }
         true
+    }
+
+    async fn forget_fires(&self, service_ids: &[Arc<str>]) -> Result<()> {
+        let forget = self.pool.with_db(|db| async move {
+            let tx = self.pool.begin(&db).await?;
+            forget_fires(&tx, service_ids).await?;
+            Ok(limited::commit(tx).await?)
+        });
+        forget.await
     }
 
     /// Stores when a service last ran.

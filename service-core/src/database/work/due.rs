@@ -148,8 +148,14 @@ impl<E: WorkItem> DueRows<E> {
                 _ => select.order_by(column, Order::Asc),
             };
         }
+        let text_time = E::__work().available_at.filter(|(_, value)| self.is_text(*value));
         for (column, order) in &self.order {
-            select = select.order_by(*column, order.clone());
+            select = match text_time {
+                Some((time, _)) if time.as_str() == column.as_str() => {
+                    select.order_by(instant(Expr::col(time.as_column_ref())), order.clone())
+                }
+                _ => select.order_by(*column, order.clone()),
+            };
         }
         E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
     }

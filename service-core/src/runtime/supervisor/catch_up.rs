@@ -58,7 +58,9 @@ impl Supervisor {
                 Ok(())
             }
             Some(Err(error)) => {
-                Err(self.fail_to_build(FailureKind::Error, Error::new(Unread(error.into())), began).await)
+                // Tables that are missing may be created later.
+                let error = Error::without_advice(Unread(error.into()));
+                Err(self.fail_to_build(FailureKind::Error, error, began).await)
             }
         }
     }

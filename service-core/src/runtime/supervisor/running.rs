@@ -226,9 +226,14 @@ impl Supervisor {
         if discard || panicked {
             self.end_instance().await;
         }
+        if self.has_lost_lease() {
+            // The next lease begins with a fresh instance anyway.
+            self.cx.service.lock().requests.rebuild = None;
+            return;
+        }
         // The run itself may have requested it after it had timed out.
         let rebuild = self.cx.service.lock().requests.rebuild;
-        if rebuild == Some(Rebuild::Reset) && !self.has_lost_lease() {
+        if rebuild == Some(Rebuild::Reset) {
             self.rebuild().await;
         }
     }
