@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sea_orm::DbBackend;
@@ -13,12 +13,12 @@ use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run_by};
 use crate::database::config::watcher::TableWatcher;
-use crate::database::driver::forget_statements;
-use crate::database::error_kind::{ErrorKind, no_answer};
+use crate::database::error_kind::no_answer;
 use crate::database::limited;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::registry_db::RegistryDb;
 use crate::database::registry_pool::RegistryPool;
+use crate::database::resource::DatabaseResource;
 use crate::database::service_db::ServiceDb;
 use crate::database::tx_context::TxContext;
 #[cfg(feature = "postgres")]
@@ -33,13 +33,12 @@ use crate::runtime::extension::Extension;
 use crate::runtime::leases::Leases;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::OperatorStore;
-use crate::runtime::resource::{DATABASE, Outage, Resource};
+use crate::runtime::resource::{DATABASE, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::runtime::single_task::SingleTask;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
-use crate::service::failure::FailureKind;
 use crate::sync::Mutex;
 
 /// The name of the registry where a service's id is stored.
@@ -376,70 +375,5 @@ impl Extension for DatabaseExtension {
         });
         let text = texts.collect::<Vec<_>>().join("; ");
         (!text.is_empty()).then_some(text)
-    }
-}
-
-/// The database as a resource of the services.
-#[derive(Debug)]
-struct DatabaseResource {
-    name: Arc<str>,
-    watcher: Arc<TableWatcher>,
-    services: OnceLock<Weak<Services>>,
-}
-
-impl Resource for DatabaseResource {
-    fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    fn is_used_by(&self, service: &ServiceInner) -> bool {
-        ServiceDb::of(service).is_some_and(ServiceDb::is_used)
-    }
-
-    fn suspects(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
-        let availability = &self.watcher.availability;
-        // A run that hangs may be waiting for the database, if the service has used it.
-        let hangs = kind == FailureKind::Timeout && self.is_used_by(service);
-        let kind = ErrorKind::in_chain(error);
-        match kind {
-            // A conflict or a changed table: neither the service nor the database is at fault.
-            Some(ErrorKind::Contention) => availability.disturbed(),
-            Some(ErrorKind::StaleStatement) => {
-                availability.disturbed();
-                let pool = self.watcher.pool.db.clone();
-                tokio::spawn(async move { forget_statements(&pool).await });
-            }
-            Some(ErrorKind::Unavailable) => availability.suspect_writes(),
-            _ => {}
-        }
-        if hangs || kind.is_some_and(ErrorKind::is_outage) {
-            availability.probe_soon();
-        }
-        hangs || kind.is_some_and(ErrorKind::is_passing)
-    }
-
-    fn is_suspected(&self) {
-        self.watcher.availability.probe_soon();
-    }
-
-    fn confirm(&self, began: Instant) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            if let Some(services) = self.services.get().and_then(Weak::upgrade) {
-                self.watcher.poll_if_up(&services).await;
-            }
-            self.was_down_since(began)
-        })
-    }
-
-    fn was_down_since(&self, at: Instant) -> bool {
-        self.watcher.availability.was_down_since(at)
-    }
-
-    fn recovered_since(&self, at: Instant) -> bool {
-        self.watcher.availability.recovered_since(at)
-    }
-
-    fn outage(&self) -> Option<Outage> {
-        self.watcher.availability.outage()
     }
 }

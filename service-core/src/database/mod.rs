@@ -26,6 +26,7 @@ mod operator_store;
 mod pool_error;
 pub(crate) mod registry_db;
 mod registry_pool;
+mod resource;
 mod savepoints;
 mod schema;
 mod service_db;
