@@ -23,7 +23,7 @@ pub(crate) fn descriptor(
     let private = private(model, Span::call_site());
     let id = &model.id;
     let body = quote! {
-        const ID: &'static str = #id;
+        const ID: &'static ::core::primitive::str = #id;
         const DESCRIPTOR: &'static #private::ServiceDescriptor = &#private::descriptor::<Self>(
             #private::place!(),
             #attributes,

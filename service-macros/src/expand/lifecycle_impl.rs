@@ -4,6 +4,9 @@
 //! an argument that of its type in the signature, the result that of the return type, a future that of the method's
 //! name. A variable is bound again wherever its span changes, because with another span it may have another hygiene as
 //! well (in an item that a `macro_rules!` macro wrote).
+//!
+//! Variables begin with `__`: a plain name would hide a function of the user's that has this name, and would not be a
+//! variable where a `static`, a constant or a unit struct has it.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -65,7 +68,7 @@ fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: 
         Subject::Function { .. } => quote!(#name),
     };
     let await_ = method.is_async().then(|| quote_spanned!(at=> .await));
-    let output = quote_spanned!(method.output_span()=> output);
+    let output = quote_spanned!(method.output_span()=> __output);
     let call = quote_spanned!(at=> #callee(#arguments) #await_);
     let converted = quote_spanned!(at=> #runtime::#conversion(#output));
     quote! {
@@ -80,7 +83,7 @@ fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
     let at = method.sig.ident.span();
     let runtime = private(model, at);
     let block = quote_spanned!(at=> async move { #body });
-    let future = quote_spanned!(at=> future);
+    let future = quote_spanned!(at=> __future);
     quote! {
         let #future = #runtime::Boxed::pin(#block);
         #future
@@ -111,12 +114,12 @@ fn with_context(
 ) -> TokenStream {
     let private = private(model, Span::call_site());
     let this = match &model.subject {
-        Subject::Impl { .. } => Some(quote_spanned!(method.sig.ident.span()=> this)),
+        Subject::Impl { .. } => Some(quote_spanned!(method.sig.ident.span()=> __this)),
         Subject::Function { .. } => None,
     };
-    let cx = arguments(&method.sig).next().map(|argument| quote_spanned!(argument.ty.span()=> cx));
-    let parameter = if cx.is_some() { quote!(cx) } else { quote!(_) };
-    let respan = [this.as_ref().map(|this| quote!(let #this = self;)), cx.as_ref().map(|cx| quote!(let #cx = cx;))];
+    let cx = arguments(&method.sig).next().map(|argument| quote_spanned!(argument.ty.span()=> __cx));
+    let parameter = if cx.is_some() { quote!(__cx) } else { quote!(_) };
+    let respan = [this.as_ref().map(|this| quote!(let #this = self;)), cx.as_ref().map(|cx| quote!(let #cx = __cx;))];
     let (respan, passed) = (respan.into_iter().flatten(), [this, cx].into_iter().flatten());
     let body = call(model, method, &quote!(#(#passed),*), conversion);
     if method.is_async() {
@@ -141,13 +144,13 @@ fn with_context(
 fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
     let at = method.sig.ident.span();
     let private = private(model, Span::call_site());
-    let this = quote_spanned!(at=> this);
-    let failure = arguments(&method.sig).next().map(|failure| quote_spanned!(failure.ty.span()=> failure));
+    let this = quote_spanned!(at=> __this);
+    let failure = arguments(&method.sig).next().map(|failure| quote_spanned!(failure.ty.span()=> __failure));
     let body = call(model, method, &quote!(#this, #failure), &quote_spanned!(at=> IntoRecovery::into_recovery));
     quote! {
-        fn __on_failure(&mut self, failure: &#private::Failure) -> #private::Recovery {
+        fn __on_failure(&mut self, __failure: &#private::Failure) -> #private::Recovery {
             let #this = self;
-            let #failure = failure;
+            let #failure = __failure;
             #body
         }
     }
@@ -158,19 +161,19 @@ pub(crate) fn configure(model: &Model, method: &Lifecycle) -> TokenStream {
     let at = method.sig.ident.span();
     let private = private(model, Span::call_site());
     let mut arguments = arguments(&method.sig);
-    let cx = arguments.next().map(|cx| quote_spanned!(cx.ty.span()=> cx));
-    let parameter = if cx.is_some() { quote!(cx) } else { quote!(_) };
-    let respan = cx.as_ref().map(|cx| quote!(let #cx = &cx;));
+    let cx = arguments.next().map(|cx| quote_spanned!(cx.ty.span()=> __cx));
+    let parameter = if cx.is_some() { quote!(__cx) } else { quote!(_) };
+    let respan = cx.as_ref().map(|cx| quote!(let #cx = &__cx;));
     let config = arguments.next().map(|config| {
         let (ty, at) = (&config.ty, config.ty.span());
         let private = self::private(model, at);
-        (quote_spanned!(at=> config), quote_spanned!(at=> <#ty as #private::Config>::of))
+        (quote_spanned!(at=> __config), quote_spanned!(at=> <#ty as #private::Config>::of))
     });
     let (config, read) = config.unzip();
-    let read = read.map(|read| quote!(let #config = #read(&cx)?;));
+    let read = read.map(|read| quote!(let #config = #read(&__cx)?;));
     let passed = [cx, config].into_iter().flatten();
     let body = call(model, method, &quote!(#(#passed),*), &quote_spanned!(at=> IntoInstance::<Self>::into_instance));
     let body =
-        boxed(model, method, &quote!(#read #respan let instance = { #body }; #private::instance::<Self>(instance)));
+        boxed(model, method, &quote!(#read #respan let __instance = { #body }; #private::instance::<Self>(__instance)));
     quote!(#private::Some(|#parameter| { #body }))
 }
