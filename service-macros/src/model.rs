@@ -5,7 +5,7 @@
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Generics, PatType, Path, ReturnType, Signature, Type, Visibility};
+use syn::{Attribute, Generics, Path, ReturnType, Signature, Type, Visibility};
 
 use crate::parse::args::{Arg, Args};
 use crate::parse::attributes::Inherited;
@@ -159,17 +159,6 @@ impl Subject {
 impl Lifecycle {
     pub(crate) fn is_async(&self) -> bool {
         self.sig.asyncness.is_some()
-    }
-
-    /// The arguments without `self`.
-    pub(crate) fn arguments(&self) -> Vec<&PatType> {
-        let inputs = self.sig.inputs.iter();
-        inputs
-            .filter_map(|input| match input {
-                FnArg::Typed(typed) => Some(typed),
-                FnArg::Receiver(_) => None,
-            })
-            .collect()
     }
 
     /// Where an error about the return type is shown.

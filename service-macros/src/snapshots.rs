@@ -40,18 +40,18 @@ fn the_example_of_the_readme() {
                 }
                 fn __update<'a>(
                     &'a mut self,
-                    cx: &'a ::service_core::__private::Context,
+                    __cx: &'a ::service_core::__private::Context,
                 ) -> ::service_core::__private::BoxFuture<
                     'a,
                     ::service_core::__private::Result<::service_core::__private::Outcome>,
                 > {
-                    let this = self;
-                    let cx = cx;
-                    let future = ::service_core::__private::Boxed::pin(async move {
-                        let output = Self::update(this, cx).await;
-                        ::service_core::__private::IntoOutcome::into_outcome(output)
+                    let __this = self;
+                    let __cx = __cx;
+                    let __future = ::service_core::__private::Boxed::pin(async move {
+                        let __output = Self::update(__this, __cx).await;
+                        ::service_core::__private::IntoOutcome::into_outcome(__output)
                     });
-                    future
+                    __future
                 }
             }
             #[automatically_derived]
@@ -59,7 +59,7 @@ fn the_example_of_the_readme() {
             where
                 EmailSender: ::core::marker::Send + 'static,
             {
-                const ID: &'static str = "email_sender";
+                const ID: &'static ::core::primitive::str = "email_sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
                 >(
@@ -124,31 +124,31 @@ fn every_method_and_a_renamed_crate() {
                     &mut self,
                     _: &svc::__private::Context,
                 ) -> svc::__private::Result<svc::__private::Outcome> {
-                    let this = self;
-                    let output = Self::update(this);
-                    svc::__private::IntoOutcome::into_outcome(output)
+                    let __this = self;
+                    let __output = Self::update(__this);
+                    svc::__private::IntoOutcome::into_outcome(__output)
                 }
                 fn __on_failure(
                     &mut self,
-                    failure: &svc::__private::Failure,
+                    __failure: &svc::__private::Failure,
                 ) -> svc::__private::Recovery {
-                    let this = self;
-                    let failure = failure;
-                    let output = Self::on_failure(this, failure);
-                    svc::__private::IntoRecovery::into_recovery(output)
+                    let __this = self;
+                    let __failure = __failure;
+                    let __output = Self::on_failure(__this, __failure);
+                    svc::__private::IntoRecovery::into_recovery(__output)
                 }
                 #[cfg(unix)]
                 fn __cleanup<'a>(
                     &'a mut self,
-                    cx: &'a svc::__private::Context,
+                    __cx: &'a svc::__private::Context,
                 ) -> svc::__private::BoxFuture<'a, svc::__private::Result<()>> {
-                    let this = self;
-                    let cx = cx;
-                    let future = svc::__private::Boxed::pin(async move {
-                        let output = Self::cleanup(this, cx).await;
-                        svc::__private::IntoCleaned::into_cleaned(output)
+                    let __this = self;
+                    let __cx = __cx;
+                    let __future = svc::__private::Boxed::pin(async move {
+                        let __output = Self::cleanup(__this, __cx).await;
+                        svc::__private::IntoCleaned::into_cleaned(__output)
                     });
-                    future
+                    __future
                 }
             }
             #[automatically_derived]
@@ -156,7 +156,7 @@ fn every_method_and_a_renamed_crate() {
             where
                 Importer: ::core::marker::Send + 'static,
             {
-                const ID: &'static str = "importer";
+                const ID: &'static ::core::primitive::str = "importer";
                 const DESCRIPTOR: &'static svc::__private::ServiceDescriptor = &svc::__private::descriptor::<
                     Self,
                 >(
@@ -174,18 +174,18 @@ fn every_method_and_a_renamed_crate() {
                     false,
                 );
                 const BUILD: svc::__private::Option<svc::__private::Build> = svc::__private::Some(|
-                    cx|
+                    __cx|
                 {
-                    let future = svc::__private::Boxed::pin(async move {
-                        let config = <Settings as svc::__private::Config>::of(&cx)?;
-                        let cx = &cx;
-                        let instance = {
-                            let output = Self::configure(cx, config).await;
-                            svc::__private::IntoInstance::<Self>::into_instance(output)
+                    let __future = svc::__private::Boxed::pin(async move {
+                        let __config = <Settings as svc::__private::Config>::of(&__cx)?;
+                        let __cx = &__cx;
+                        let __instance = {
+                            let __output = Self::configure(__cx, __config).await;
+                            svc::__private::IntoInstance::<Self>::into_instance(__output)
                         };
-                        svc::__private::instance::<Self>(instance)
+                        svc::__private::instance::<Self>(__instance)
                     });
-                    future
+                    __future
                 });
             }
             const _: () = {
@@ -224,22 +224,22 @@ fn a_function() {
                 }
                 fn __update<'a>(
                     &'a mut self,
-                    cx: &'a ::service_core::__private::Context,
+                    __cx: &'a ::service_core::__private::Context,
                 ) -> ::service_core::__private::BoxFuture<
                     'a,
                     ::service_core::__private::Result<::service_core::__private::Outcome>,
                 > {
-                    let cx = cx;
-                    let future = ::service_core::__private::Boxed::pin(async move {
-                        let output = tick(cx).await;
-                        ::service_core::__private::IntoOutcome::into_outcome(output)
+                    let __cx = __cx;
+                    let __future = ::service_core::__private::Boxed::pin(async move {
+                        let __output = tick(__cx).await;
+                        ::service_core::__private::IntoOutcome::into_outcome(__output)
                     });
-                    future
+                    __future
                 }
             }
             #[automatically_derived]
             impl ::service_core::__private::Service for TickService {
-                const ID: &'static str = "tick";
+                const ID: &'static ::core::primitive::str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
                 >(::service_core::__private::place!(), &[], ::service_core::__private::None, false);
@@ -285,7 +285,7 @@ fn after_an_error_the_type_still_counts_as_a_service() {
             where
                 Sender: ::core::marker::Send + 'static,
             {
-                const ID: &'static str = "sender";
+                const ID: &'static ::core::primitive::str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
                 >(::service_core::__private::place!(), &[], ::service_core::__private::None, false);

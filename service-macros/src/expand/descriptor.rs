@@ -8,6 +8,7 @@ use crate::expand::items::{attributes, implementation, private, self_type};
 use crate::expand::lifecycle_impl;
 use crate::expand::variants::choose;
 use crate::model::{Lifecycle, Model, Subject};
+use crate::parse::item::arguments;
 use crate::parse::reads::ReadsSettings;
 use crate::parse::value::{Dependency, Literal};
 
@@ -22,7 +23,7 @@ pub(crate) fn descriptor(
     let private = private(model, Span::call_site());
     let id = &model.id;
     let body = quote! {
-        const ID: &'static str = #id;
+        const ID: &'static ::core::primitive::str = #id;
         const DESCRIPTOR: &'static #private::ServiceDescriptor = &#private::descriptor::<Self>(
             #private::place!(),
             #attributes,
@@ -114,7 +115,7 @@ pub(crate) fn settings(model: &Model) -> TokenStream {
         ReadsSettings::Perhaps => quote!(#private::Some(#private::POSSIBLE_SETTINGS)),
         ReadsSettings::No => quote!(#private::None),
     };
-    let of = |method: &Lifecycle| match method.arguments().get(1) {
+    let of = |method: &Lifecycle| match arguments(&method.sig).nth(1) {
         Some(config) => {
             let ty = &config.ty;
             // The span of the type and the trait that builds the settings: a type that is wrong is one error for both.

@@ -4,14 +4,18 @@
 //! an argument that of its type in the signature, the result that of the return type, a future that of the method's
 //! name. A variable is bound again wherever its span changes, because with another span it may have another hygiene as
 //! well (in an item that a `macro_rules!` macro wrote).
+//!
+//! Variables begin with `__`: a plain name would hide a function of the user's that has this name, and would not be a
+//! variable where a `static`, a constant or a unit struct has it.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use crate::expand::items::{cfg, implementation, private};
 use crate::expand::variants::{choose, conditions};
 use crate::model::{Lifecycle, Model, Subject};
+use crate::parse::item::arguments;
 
 /// The impl. Its methods have other names than the user's, so that neither hides the other.
 pub(crate) fn lifecycle(model: &Model) -> TokenStream {
@@ -64,7 +68,7 @@ fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: 
         Subject::Function { .. } => quote!(#name),
     };
     let await_ = method.is_async().then(|| quote_spanned!(at=> .await));
-    let output = quote_spanned!(method.output_span()=> output);
+    let output = quote_spanned!(method.output_span()=> __output);
     let call = quote_spanned!(at=> #callee(#arguments) #await_);
     let converted = quote_spanned!(at=> #runtime::#conversion(#output));
     quote! {
@@ -79,86 +83,74 @@ fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
     let at = method.sig.ident.span();
     let runtime = private(model, at);
     let block = quote_spanned!(at=> async move { #body });
-    let future = quote_spanned!(at=> future);
+    let future = quote_spanned!(at=> __future);
     quote! {
         let #future = #runtime::Boxed::pin(#block);
         #future
     }
 }
 
-/// The parts of a forwarder that may take a context: its parameter, the `let`s that change spans, and the arguments.
-fn context(model: &Model, method: &Lifecycle) -> (TokenStream, TokenStream, TokenStream) {
-    let this = match &model.subject {
-        Subject::Impl { .. } => Some(quote_spanned!(method.sig.ident.span()=> this)),
-        Subject::Function { .. } => None,
-    };
-    let cx = method.arguments().first().map(|argument| quote_spanned!(argument.ty.span()=> cx));
-    let parameter = if cx.is_some() { quote!(cx) } else { quote!(_) };
-    let lets = [this.as_ref().map(|this| quote!(let #this = self;)), cx.as_ref().map(|cx| quote!(let #cx = cx;))];
-    let (lets, passed) = (lets.into_iter().flatten(), [this, cx].into_iter().flatten());
-    (parameter, quote!(#(#lets)*), quote!(#(#passed),*))
-}
-
-pub(crate) fn update(model: &Model, method: &Lifecycle) -> TokenStream {
-    let at = method.sig.ident.span();
-    let private = private(model, Span::call_site());
-    let (cx, respan, arguments) = context(model, method);
+fn update(model: &Model, method: &Lifecycle) -> TokenStream {
+    let (private, at) = (private(model, Span::call_site()), method.sig.ident.span());
     let conversion = match method.long {
         true => quote_spanned!(at=> IntoRunEnd::into_run_end),
         false => quote_spanned!(at=> IntoOutcome::into_outcome),
     };
-    let body = call(model, method, &arguments, &conversion);
+    with_context(model, method, "__update", &quote!(#private::Outcome), &conversion)
+}
+
+fn cleanup(model: &Model, method: &Lifecycle) -> TokenStream {
+    let conversion = quote_spanned!(method.sig.ident.span()=> IntoCleaned::into_cleaned);
+    with_context(model, method, "__cleanup", &quote!(()), &conversion)
+}
+
+/// A method that may take a context. `name`: that of the async method in the trait; the other one ends in `_blocking`.
+fn with_context(
+    model: &Model,
+    method: &Lifecycle,
+    name: &str,
+    output: &TokenStream,
+    conversion: &TokenStream,
+) -> TokenStream {
+    let private = private(model, Span::call_site());
+    let this = match &model.subject {
+        Subject::Impl { .. } => Some(quote_spanned!(method.sig.ident.span()=> __this)),
+        Subject::Function { .. } => None,
+    };
+    let cx = arguments(&method.sig).next().map(|argument| quote_spanned!(argument.ty.span()=> __cx));
+    let parameter = if cx.is_some() { quote!(__cx) } else { quote!(_) };
+    let respan = [this.as_ref().map(|this| quote!(let #this = self;)), cx.as_ref().map(|cx| quote!(let #cx = __cx;))];
+    let (respan, passed) = (respan.into_iter().flatten(), [this, cx].into_iter().flatten());
+    let body = call(model, method, &quote!(#(#passed),*), conversion);
     if method.is_async() {
-        let body = boxed(model, method, &body);
+        let (name, body) = (format_ident!("{name}"), boxed(model, method, &body));
         quote! {
-            fn __update<'a>(&'a mut self, #cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<#private::Outcome>> {
-                #respan
+            fn #name<'a>(&'a mut self, #parameter: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<#output>> {
+                #(#respan)*
                 #body
             }
         }
     } else {
+        let name = format_ident!("{name}_blocking");
         quote! {
-            fn __update_blocking(&mut self, #cx: &#private::Context) -> #private::Result<#private::Outcome> {
-                #respan
+            fn #name(&mut self, #parameter: &#private::Context) -> #private::Result<#output> {
+                #(#respan)*
                 #body
             }
         }
     }
 }
 
-pub(crate) fn cleanup(model: &Model, method: &Lifecycle) -> TokenStream {
+fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
     let at = method.sig.ident.span();
     let private = private(model, Span::call_site());
-    let (cx, respan, arguments) = context(model, method);
-    let body = call(model, method, &arguments, &quote_spanned!(at=> IntoCleaned::into_cleaned));
-    if method.is_async() {
-        let body = boxed(model, method, &body);
-        quote! {
-            fn __cleanup<'a>(&'a mut self, #cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<()>> {
-                #respan
-                #body
-            }
-        }
-    } else {
-        quote! {
-            fn __cleanup_blocking(&mut self, #cx: &#private::Context) -> #private::Result<()> {
-                #respan
-                #body
-            }
-        }
-    }
-}
-
-pub(crate) fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
-    let at = method.sig.ident.span();
-    let private = private(model, Span::call_site());
-    let this = quote_spanned!(at=> this);
-    let failure = method.arguments().first().map(|failure| quote_spanned!(failure.ty.span()=> failure));
+    let this = quote_spanned!(at=> __this);
+    let failure = arguments(&method.sig).next().map(|failure| quote_spanned!(failure.ty.span()=> __failure));
     let body = call(model, method, &quote!(#this, #failure), &quote_spanned!(at=> IntoRecovery::into_recovery));
     quote! {
-        fn __on_failure(&mut self, failure: &#private::Failure) -> #private::Recovery {
+        fn __on_failure(&mut self, __failure: &#private::Failure) -> #private::Recovery {
             let #this = self;
-            let #failure = failure;
+            let #failure = __failure;
             #body
         }
     }
@@ -168,20 +160,20 @@ pub(crate) fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
 pub(crate) fn configure(model: &Model, method: &Lifecycle) -> TokenStream {
     let at = method.sig.ident.span();
     let private = private(model, Span::call_site());
-    let arguments = method.arguments();
-    let cx = arguments.first().map(|cx| quote_spanned!(cx.ty.span()=> cx));
-    let respan = cx.as_ref().map(|cx| quote!(let #cx = &cx;));
-    let config = arguments.get(1).map(|config| {
+    let mut arguments = arguments(&method.sig);
+    let cx = arguments.next().map(|cx| quote_spanned!(cx.ty.span()=> __cx));
+    let parameter = if cx.is_some() { quote!(__cx) } else { quote!(_) };
+    let respan = cx.as_ref().map(|cx| quote!(let #cx = &__cx;));
+    let config = arguments.next().map(|config| {
         let (ty, at) = (&config.ty, config.ty.span());
         let private = self::private(model, at);
-        (quote_spanned!(at=> config), quote_spanned!(at=> <#ty as #private::Config>::of))
+        (quote_spanned!(at=> __config), quote_spanned!(at=> <#ty as #private::Config>::of))
     });
     let (config, read) = config.unzip();
-    let read = read.map(|read| quote!(let #config = #read(&cx)?;));
+    let read = read.map(|read| quote!(let #config = #read(&__cx)?;));
     let passed = [cx, config].into_iter().flatten();
     let body = call(model, method, &quote!(#(#passed),*), &quote_spanned!(at=> IntoInstance::<Self>::into_instance));
     let body =
-        boxed(model, method, &quote!(#read #respan let instance = { #body }; #private::instance::<Self>(instance)));
-    let cx = if arguments.is_empty() { quote!(_) } else { quote!(cx) };
-    quote!(#private::Some(|#cx| { #body }))
+        boxed(model, method, &quote!(#read #respan let __instance = { #body }; #private::instance::<Self>(__instance)));
+    quote!(#private::Some(|#parameter| { #body }))
 }

@@ -56,13 +56,34 @@ impl Args {
         }
         let tokens: Vec<TokenTree> = tokens.collect();
         let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
-        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| value::read(self.table, key, tokens));
+        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| {
+            self.one_argument(tokens)?;
+            value::read(key, tokens)
+        });
         let (value, result) = match value {
             Ok(value) => (Some(value), Ok(())),
             Err(error) => (None, Err(error)),
         };
         self.args.push(Arg { key, span, value_span, value });
         result
+    }
+
+    /// `interval = 30 delay = 5` lacks a comma.
+    fn one_argument(&self, value: &[TokenTree]) -> Result<(), Error> {
+        let next = value.windows(2).skip(1).find_map(|pair| match pair {
+            [TokenTree::Ident(next), TokenTree::Punct(equals)] if equals.as_char() == '=' => Some(next),
+            _ => None,
+        });
+        let last = match value {
+            // The end of a path may be called as a key is.
+            [.., TokenTree::Punct(colon), TokenTree::Ident(_)] if colon.as_char() == ':' => None,
+            [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
+            _ => None,
+        };
+        match next.or(last) {
+            Some(next) => Err(Error::new(next.span(), format!("a comma is missing before `{next}`"))),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Arg> {

@@ -12,7 +12,9 @@ use proc_macro2::{Group, Ident, Punct, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, FnArg, Generics, Path, Result, Signature, Token, Type, Visibility, WhereClause, braced, token};
+use syn::{
+    Attribute, FnArg, Generics, PatType, Path, Result, Signature, Token, Type, Visibility, WhereClause, braced, token,
+};
 
 pub(crate) enum Item {
     Impl(Box<Impl>),
@@ -129,6 +131,14 @@ fn read_signature(input: ParseStream<'_>) -> Result<Signature> {
         }
     }
     Ok(sig)
+}
+
+/// The arguments without `self`.
+pub(crate) fn arguments(sig: &Signature) -> impl Iterator<Item = &PatType> {
+    sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(argument) => Some(argument),
+        FnArg::Receiver(_) => None,
+    })
 }
 
 /// A type that came through a `macro_rules!` variable is wrapped in an invisible group.

@@ -6,9 +6,9 @@
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{FnArg, Pat, PatType, Signature};
+use syn::{Pat, PatType, Signature};
 
-use crate::parse::item::{Function, Method};
+use crate::parse::item::{Function, Method, arguments};
 use crate::parse::words::mentions;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,13 +36,6 @@ pub(crate) fn by_function(function: &Function) -> ReadsSettings {
 
 fn is_lifecycle(name: &Ident) -> bool {
     matches!(&*name.unraw().to_string(), "configure" | "update" | "run" | "cleanup")
-}
-
-fn arguments(sig: &Signature) -> impl Iterator<Item = &PatType> {
-    sig.inputs.iter().filter_map(|input| match input {
-        FnArg::Typed(argument) => Some(argument),
-        FnArg::Receiver(_) => None,
-    })
 }
 
 fn is_named_context(argument: &PatType) -> bool {

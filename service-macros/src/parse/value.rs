@@ -9,7 +9,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
 
 use crate::parse::item::ungrouped;
-use crate::parse::keys::{self, Key, Kind, Least, Table};
+use crate::parse::keys::{self, Key, Kind, Least};
 use crate::parse::{cron, names, units};
 use crate::spelling;
 
@@ -57,21 +57,20 @@ impl RawValue {
 const NONE: &str = "none";
 
 struct ValueParser<'t> {
-    table: Table,
     key: Key,
     tokens: &'t [TokenTree],
 }
 
 /// Reads the value of `key`.
-pub(crate) fn read(table: Table, key: Key, tokens: &[TokenTree]) -> Result<Value, Error> {
+pub(crate) fn read(key: Key, tokens: &[TokenTree]) -> Result<Value, Error> {
     // A value that came through a `macro_rules!` variable is wrapped in an invisible group.
     if let [TokenTree::Group(group)] = tokens
         && group.delimiter() == Delimiter::None
     {
         let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-        return read(table, key, &inner);
+        return read(key, &inner);
     }
-    ValueParser { table, key, tokens }.read()
+    ValueParser { key, tokens }.read()
 }
 
 impl ValueParser<'_> {
@@ -79,7 +78,6 @@ impl ValueParser<'_> {
         if self.key.kind == Kind::CratePath {
             return self.crate_path().map(Value::Path);
         }
-        self.one_argument()?;
         if let [TokenTree::Punct(minus), number @ TokenTree::Literal(_)] = self.tokens
             && minus.as_char() == '-'
         {
@@ -110,24 +108,6 @@ impl ValueParser<'_> {
             Kind::Names(kind) => self.names(&raw, kind),
             Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
             Kind::CratePath => Err(self.wrong()),
-        }
-    }
-
-    /// `interval = 30 delay = 5` lacks a comma.
-    fn one_argument(&self) -> Result<(), Error> {
-        let next = self.tokens.windows(2).skip(1).find_map(|pair| match pair {
-            [TokenTree::Ident(next), TokenTree::Punct(equals)] if equals.as_char() == '=' => Some(next),
-            _ => None,
-        });
-        let last = match self.tokens {
-            // The end of a path may be called as a key is.
-            [.., TokenTree::Punct(colon), TokenTree::Ident(_)] if colon.as_char() == ':' => None,
-            [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
-            _ => None,
-        };
-        match next.or(last) {
-            Some(next) => Err(Error::new(next.span(), format!("a comma is missing before `{next}`"))),
-            None => Ok(()),
         }
     }
 
@@ -180,7 +160,7 @@ impl ValueParser<'_> {
     fn negative(&self, number: &TokenTree) -> Error {
         match self.key.kind {
             Kind::Time(_) | Kind::Limit | Kind::Count { .. } | Kind::CountOrUnlimited => {
-                let positive = ValueParser { table: self.table, key: self.key, tokens: std::slice::from_ref(number) };
+                let positive = ValueParser { key: self.key, tokens: std::slice::from_ref(number) };
                 // `-5s` and `-0` are not correct without the sign either.
                 let instead = match positive.literal() {
                     Ok(_) => format!("`{} = {number}`", self.key.name),
@@ -400,7 +380,6 @@ impl ValueParser<'_> {
                 text.value()
             )));
         }
-        self.one_argument()?;
         Path::parse_mod_style.parse2(tokens).map_err(|_| self.wrong())
     }
 }
@@ -515,7 +494,7 @@ mod tests {
             for key in table.keys() {
                 let tokens: TokenStream = key.example.parse().unwrap();
                 let tokens: Vec<_> = tokens.into_iter().collect();
-                assert!(read(table, key, &tokens).is_ok(), "{}", key.assignment());
+                assert!(read(key, &tokens).is_ok(), "{}", key.assignment());
             }
         }
     }
@@ -523,7 +502,7 @@ mod tests {
     /// The errors of a value of this key.
     fn errors(key: &str, value: &str) -> Vec<String> {
         let tokens: Vec<_> = value.parse::<TokenStream>().unwrap().into_iter().collect();
-        let error = read(SERVICE, *SERVICE.find(key).unwrap(), &tokens).err();
+        let error = read(*SERVICE.find(key).unwrap(), &tokens).err();
         error.into_iter().flatten().map(|error| error.to_string()).collect()
     }
 

@@ -6,7 +6,7 @@ use syn::{Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReturnT
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
-use crate::parse::item::Impl;
+use crate::parse::item::{Impl, arguments};
 use crate::validate::signatures::{
     CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_context, is_future, is_named_context, is_reference,
     is_shared_reference, text,
@@ -99,19 +99,17 @@ fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
 
 fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
     plain(sig, CONFIGURE, diagnostics);
-    let mut inputs = sig.inputs.iter();
-    let mut first = inputs.next();
-    if let Some(FnArg::Receiver(receiver)) = first {
+    if let Some(receiver) = sig.receiver() {
         let message = format!("`configure` has no `self`, because it builds the instance: write `{CONFIGURE}`");
         diagnostics.push(Error::new_spanned(receiver, message));
-        first = inputs.next();
     }
-    let second = inputs.next();
-    if let Some(FnArg::Typed(cx)) = first
+    let mut arguments = arguments(sig);
+    let (first, second) = (arguments.next(), arguments.next());
+    if let Some(cx) = first
         && !is_context(&cx.ty)
     {
         let message = match second {
-            Some(FnArg::Typed(other)) if is_context(&other.ty) => {
+            Some(other) if is_context(&other.ty) => {
                 format!("`cx` is the first argument, the settings are the second: write `{CONFIGURE}`")
             }
             _ if second.is_none() && !is_named_context(&cx.ty) && !matches!(&*cx.ty, Type::Reference(_)) => {
@@ -120,7 +118,7 @@ fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
             _ => format!("the first argument of `configure` is `cx: &Context`: write `{CONFIGURE}`"),
         };
         diagnostics.push(Error::new_spanned(&cx.ty, message));
-    } else if let Some(FnArg::Typed(config)) = second
+    } else if let Some(config) = second
         && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
     {
         let message = format!(
@@ -128,7 +126,7 @@ fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
         );
         diagnostics.push(Error::new_spanned(&config.ty, message));
     }
-    for extra in inputs {
+    for extra in arguments {
         let message = format!(
             "`configure` takes only `cx` and one argument for settings, which can be a struct with many fields: write `{CONFIGURE}`"
         );
@@ -157,13 +155,13 @@ fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
         diagnostics.push(Error::new_spanned(async_, message));
     }
     receiver(sig, ON_FAILURE, diagnostics);
-    let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
+    let mut arguments = arguments(sig);
     match arguments.next() {
         None => {
             let message = format!("`on_failure` takes the failure: write `{ON_FAILURE}`");
             diagnostics.push(Error::new(sig.ident.span(), message));
         }
-        Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
+        Some(failure) if !is_shared_reference(&failure.ty) => {
             diagnostics.push(Error::new_spanned(
                 &failure.ty,
                 format!("the failure is passed by shared reference: write `{ON_FAILURE}`"),
@@ -242,10 +240,7 @@ fn with_context(signature: &str) -> String {
 /// At most one argument beside `self`: the context. `write` ends the error message.
 pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
-    let mut arguments = sig.inputs.iter().filter_map(|input| match input {
-        FnArg::Typed(typed) => Some(typed),
-        FnArg::Receiver(_) => None,
-    });
+    let mut arguments = arguments(sig);
     if let Some(cx) = arguments.next()
         && !is_context(&cx.ty)
     {

@@ -6,11 +6,11 @@
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
-use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
+use syn::{Error, PatType, ReturnType, Type, Visibility};
 
 use crate::model::{Hint, Model};
 use crate::parse::attributes::Inherited;
-use crate::parse::item::{Impl, Method};
+use crate::parse::item::{Impl, Method, arguments};
 use crate::parse::words::mentions;
 use crate::spelling::{self, distance};
 use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_named_context, is_reference, text};
@@ -75,14 +75,7 @@ fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'stati
             && (others.contains(&&*name)
                 || spelling::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
     };
-    let arguments: Vec<&PatType> = sig
-        .inputs
-        .iter()
-        .filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        })
-        .collect();
+    let arguments: Vec<&PatType> = arguments(sig).collect();
     let by_reference = sig.receiver().is_some_and(is_reference);
     let only_context =
         arguments.iter().all(|argument| is_named_context_reference(&argument.ty)) && arguments.len() <= 1;
