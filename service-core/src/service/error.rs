@@ -311,9 +311,9 @@ mod tests {
         let in_io = errors().map(|error| Error::from(io::Error::other(error)).advice());
         let in_own = errors().map(|error| Error::from(Loading(error.into())).advice());
         assert_eq!((in_io, in_own), (expected, expected));
-        let in_anyhow = errors().map(|error| Error::from(anyhow::Error::new(Loading(error.into()))).advice());
+        let in_anyhow = errors().map(|error| Error::new(anyhow::Error::new(Loading(error.into()))).advice());
         let in_context = errors().map(|error| anyhow::Error::new(io::Error::other(error)).context("at the start"));
-        assert_eq!((in_anyhow, in_context.map(|error| Error::from(error).advice())), (expected, expected));
+        assert_eq!((in_anyhow, in_context.map(|error| Error::new(error).advice())), (expected, expected));
         let other = Error::retry_after(soon, Loading(Error::fatal(Code(4)).into()));
         assert_eq!(other.advice(), Advice::RetryAfter(soon), "the outermost one decides");
     }
