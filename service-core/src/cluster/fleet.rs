@@ -1,23 +1,24 @@
-//! [`Fleet`]: this replica among the others. It shows the others that it lives, carries out what they request, and requests from
-//! the holder of a lease what this replica cannot do itself.
+//! [`Fleet`]: this replica among the others. It shows the others that it lives, carries out what they request
+//! (`fleet/serving.rs`), and requests from them what this replica cannot do itself (`fleet/requesting.rs`).
+
+mod requesting;
+mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, RwLock, oneshot};
+use tokio::sync::{Notify, RwLock};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::lease_table::LeaseTable;
-use crate::cluster::replica_table::{FORGOTTEN, Replica, ReplicaService};
-use crate::cluster::request_table::{Action, Request, RequestProgress, VOID_AFTER};
+use crate::cluster::replica_table::{Replica, ReplicaService};
 use crate::cluster::sharing;
 use crate::log::{debug, info, warn};
 use crate::observe::health;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::registration::RegisteredService;
-use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 use crate::sync::Mutex;
@@ -38,8 +39,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(600);
 /// After some were handed over, others are not before they have been taken.
 const SHARE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long the report of a run may follow the end of the lease.
-const REPORT_LIMIT: Duration = Duration::from_secs(3);
 /// The limit of a request to the database.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -128,8 +127,6 @@ impl Fleet {
             reporting: Arc::default(),
         }
     }
-
-    // ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
     pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
@@ -293,190 +290,6 @@ impl Fleet {
             *self.shared_out.lock() = Some(Instant::now());
         }
         Ok(())
-    }
-
-    /// Carries out what other replicas request.
-    async fn serve(&self, registry: &ServiceRegistry) -> Result<()> {
-        let _serving = self.serving.lock().await;
-        let requests = self.table.read_requests(LIMIT).await?;
-        self.known.lock().retain(|_, since| since.elapsed() < FORGOTTEN);
-        let mut failed = Ok(());
-        for request in requests {
-            let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
-            if let Err(error) = self.serve_one(registry, service, request).await {
-                // The others do not wait for it.
-                failed = Err(error);
-            }
-        }
-        failed
-    }
-
-    async fn serve_one(
-        &self,
-        registry: &ServiceRegistry,
-        service: Arc<RegisteredService>,
-        request: Request,
-    ) -> Result<()> {
-        match request.action {
-            Action::Reset => {
-                let is_new = self.known.lock().insert(request.id, Instant::now()).is_none();
-                if is_new && service.inner.lock().state() == ServiceState::Failed {
-                    let handle = registry.handle(service);
-                    // Its start may take long. If it fails, the service is `Failed` again.
-                    tokio::spawn(async move { _ = handle.reset_here().await });
-                }
-            }
-            // Else another replica takes it, or this one later.
-            Action::Wake if service.inner.serves_other_replicas(false) => {
-                // If it cannot be removed, it is served once, and its removal is tried again.
-                let is_new = self.known.lock().insert(request.version(), Instant::now()).is_none();
-                let removed = self.table.remove_wake(&request, LIMIT).await;
-                // It may be removed also if the answer is an error. The run begins after the removal.
-                if is_new && !service.inner.wake_for_others() {
-                    // It has stopped or is handed over since.
-                    self.forward_wake(service.id());
-                }
-                removed?;
-                // It is not read again.
-                self.known.lock().remove(&request.version());
-            }
-            Action::Run if !self.is_known(&request.id) && service.inner.serves_other_replicas(true) => {
-                if self.table.take_request(&request.id, LIMIT).await? {
-                    let id = request.id.clone();
-                    self.known.lock().insert(id.clone(), Instant::now());
-                    if !self.carry_out(&service.inner, request) {
-                        self.known.lock().remove(&id);
-                        self.table.give_back(&id, LIMIT).await?;
-                    }
-                }
-            }
-            Action::Wake | Action::Run => {}
-        }
-        Ok(())
-    }
-
-    fn is_known(&self, id: &str) -> bool {
-        self.known.lock().contains_key(id)
-    }
-
-    /// Makes a run that was requested, and stores its report. If the service stops or loses its lease before the run
-    /// begins, the next holder makes it. Returns `false` if the service has stopped or is handed over since.
-    fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) -> bool {
-        let (waiter, report) = oneshot::channel();
-        let requested = service.request_next_run(Some(waiter));
-        if requested.is_err() && !service.serves_other_replicas(true) {
-            return false;
-        }
-        let (table, known, service) = (self.table.clone(), self.known.clone(), service.clone());
-        // An error means that the shutdown waits already.
-        let reporting = self.reporting.clone().try_read_owned();
-        tokio::spawn(async move {
-            let _reporting = reporting;
-            let report = match requested {
-                Ok(before) => match report.await {
-                    Err(_) if service.lock().status.stats.runs == before => None,
-                    report => Some(report.map_err(|_| service.ended_before_run())),
-                },
-                Err(error) => Some(Err(error)),
-            };
-            let ended = Instant::now();
-            let store = async || match &report {
-                Some(report) => table.write_report(&request.id, report, LIMIT).await,
-                None => table.give_back(&request.id, LIMIT).await,
-            };
-            while let Err(error) = store().await {
-                debug!(service.id = %service.id, "the report of a requested run cannot be stored yet: {error:#}");
-                // Who waits for the report gets an error as soon as the lease is lost.
-                if ended.elapsed() > VOID_AFTER && !service.lease.as_ref().is_some_and(|lease| lease.is_held()) {
-                    return;
-                }
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-            if report.is_none() {
-                // The next holder may be this replica.
-                known.lock().remove(&request.id);
-                table.notify_replicas();
-            }
-        });
-        true
-    }
-
-    /// Waits until the requests that this replica has taken are carried out. Cancelled, it stops none of them.
-    pub(super) async fn served(&self) {
-        drop(self.serving.lock().await);
-        drop(self.reporting.write().await);
-    }
-
-    // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────
-
-    pub(super) async fn request_run(&self, service: &ServiceInner) -> Result<crate::service::outcome::RunReport> {
-        let id = self.table.add_request(&service.id, Action::Run, LIMIT).await?;
-        let holder = || match service.lease.as_ref().map(|lease| lease.describe_holder()) {
-            Some(Ok(holder)) => format!("its lease is {holder}"),
-            Some(Err(why)) => why,
-            None => "it has no lease".to_owned(),
-        };
-        let fail = |why: &str| Err(Error::msg(format!("the run of service `{}` {why}; {}", service.id, holder())));
-        let (mut lost, mut answered) = (None::<Instant>, Instant::now());
-        loop {
-            let changed = self.answered.notified();
-            match self.table.read_progress(&id, LIMIT).await {
-                Ok(RequestProgress::Done(report)) => return Ok(report),
-                Ok(RequestProgress::Void) => return fail("was requested, and no replica has taken the request"),
-                Ok(RequestProgress::Gone) => {
-                    return fail("may still be in progress: its request is no longer stored, so its result is unknown");
-                }
-                Ok(RequestProgress::Open | RequestProgress::Taken { is_holder: true }) => lost = None,
-                Ok(RequestProgress::Taken { is_holder: false }) => _ = lost.get_or_insert_with(Instant::now),
-                Err(error) if answered.elapsed() > VOID_AFTER => return Err(error),
-                Err(_) => {
-                    let _ = timeout(POLL_INTERVAL, changed).await;
-                    continue;
-                }
-            }
-            answered = Instant::now();
-            // The report may be written after the lease is released.
-            if lost.is_some_and(|lost| lost.elapsed() >= REPORT_LIMIT) {
-                return fail("may be incomplete: the replica that began it has lost the lease");
-            }
-            let _ = timeout(POLL_INTERVAL, changed).await;
-        }
-    }
-
-    pub(super) fn forward_wake(&self, id: &Arc<str>) {
-        if self.wakes.lock().insert(id.clone()) {
-            self.to_serve.notify_one();
-        }
-    }
-
-    /// Requests the wake-ups that this replica cannot serve, each service once in a second: `all` of them, or those
-    /// that are due. If the database does not answer, later. Returns whether some are left.
-    pub(super) async fn send_wakes(&self, all: bool) -> bool {
-        let mut sent = self.sent.lock().await;
-        sent.retain(|_, at| at.elapsed() < POLL_INTERVAL);
-        let due: Vec<_> = self.wakes.lock().extract_if(.., |id| all || !sent.contains_key(id)).collect();
-        for id in due {
-            match self.table.add_wake(&id, LIMIT).await {
-                Ok(()) => _ = sent.insert(id, Instant::now()),
-                Err(error) => {
-                    debug!(service.id = %id, "the wake-up cannot be forwarded yet: {error:#}");
-                    self.wakes.lock().insert(id);
-                }
-            }
-        }
-        !self.wakes.lock().is_empty()
-    }
-
-    pub(super) async fn reset_others(&self, service: &ServiceInner) -> Result<usize> {
-        let replicas = self.replicas().await?;
-        let failed = replicas.iter().filter(|replica| !replica.is_this && replica.is_live).filter(|replica| {
-            replica.service(&service.id).is_some_and(|service| service.state == ServiceState::Failed)
-        });
-        let failed = failed.count();
-        if failed > 0 {
-            self.table.add_request(&service.id, Action::Reset, LIMIT).await?;
-        }
-        Ok(failed)
     }
 }
 

@@ -13,9 +13,10 @@ use sea_orm::{DbErr, EntityTrait, QueryResult};
 
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::RowRef;
+use crate::database::work::claim_table;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::key_check;
-use crate::database::work::lease::{self, RowLease};
+use crate::database::work::lease::RowLease;
 use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
 use crate::database::work::sql_text::key_text;
@@ -395,7 +396,7 @@ impl<E: WorkItem> Batch<E> {
         let key = row::key_of::<E>(row)?;
         let shown = key_text(&key);
         let release = async || match lease {
-            Some(lease) => lease::release_row(tx.connection().await?, name, &key, &lease.owner).await.map(drop),
+            Some(lease) => claim_table::release_row(tx.connection().await?, name, &key, &lease.owner).await.map(drop),
             None => Ok(()),
         };
         if let Some(column) = row::null_column::<E>(row) {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::database::error_kind::{DbResult, ErrorKind};
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RowRef};
+use crate::database::work::claim_table;
 use crate::database::work::item::Item;
-use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql_text::key_text;
@@ -234,14 +234,14 @@ impl Settler {
     /// a claim locks row and claim in this order.
     async fn release_in(&self, tx: &Transaction, row: &RowRef) -> DbResult<bool> {
         let Some(lease) = &self.lease else { return Ok(true) };
-        lease::release_row(tx.connection().await?, &self.table.name, &row.key, &lease.owner).await
+        claim_table::release_row(tx.connection().await?, &self.table.name, &row.key, &lease.owner).await
     }
 
     /// Releases the claim of a row in a transaction of its own. Returns whether it was still held; `None` if that
     /// failed. Then it is released when the batch has ended: if it expired, it would count as a crash of the process.
     pub(super) async fn release_claim_alone(&self, row: &RowRef) -> Option<bool> {
         let lease = self.lease.as_ref()?;
-        let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
+        let release = claim_table::release(&self.table.name, &key_text(&row.key), &lease.owner);
         match self.service_db.execute_alone(&release).await {
             Ok(done) => Some(done.rows_affected() > 0),
             Err(_) => {

@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod batch;
 pub(crate) mod builder;
 pub(crate) mod claim;
+mod claim_table;
 mod completions;
 pub(crate) mod concurrent;
 pub(crate) mod due;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
-use crate::database::work::lease;
+use crate::database::work::claim_table;
 use crate::database::work::retained::{Deleted, TRY_AGAIN};
 use crate::database::work::sql_text::key_text;
 use crate::service::error::Result;
@@ -51,9 +51,9 @@ impl ServiceDb {
 async fn take_turn(db: &ServiceDb, table: &str) -> Result<bool> {
     db.ensure_tables().await?;
     let tx = Transaction::begin(&db.tx).await?;
-    let owner = lease::new_owner(&db.service_id);
+    let owner = claim_table::new_owner(&db.service_id);
     let mut is_turn = false;
-    for claim in lease::claim(db, TURNS, &[table], &owner, TURN, 1) {
+    for claim in claim_table::claim(db, TURNS, &[table], &owner, TURN, 1) {
         is_turn |= !tx.connection().await?.query_all(&claim).await?.is_empty();
     }
     tx.commit().await?;

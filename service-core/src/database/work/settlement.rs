@@ -14,7 +14,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision};
-use crate::database::work::lease;
+use crate::database::work::claim_table;
 use crate::database::work::left_out::LeftOut;
 use crate::database::work::settler::report_failed;
 use crate::database::work::sql::TableSql;
@@ -164,7 +164,7 @@ impl ServiceDb {
 
     async fn try_release(&self, work_table: &str, owner: &str, kept: &[String], skip_locked: bool) -> DbResult<()> {
         let tx = self.short_tx().await?;
-        lease::release_all(tx.connection().await?, &self.time, work_table, owner, kept, skip_locked).await?;
+        claim_table::release_all(tx.connection().await?, &self.time, work_table, owner, kept, skip_locked).await?;
         tx.commit().await.map_err(database_error)
     }
 
@@ -205,7 +205,7 @@ impl ServiceDb {
             (Written::Done, None) => true,
             (Written::Done, Some(owner)) => {
                 // If the claim has expired, another worker may have claimed the row.
-                match lease::release_row(tx.connection().await?, &table.name, &row.key, owner).await {
+                match claim_table::release_row(tx.connection().await?, &table.name, &row.key, owner).await {
                     Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
                     released => released?,
                 }

@@ -16,9 +16,10 @@ use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
 use crate::database::work::attempt::{FailedAttempt, RetryDecision, RowRef};
 use crate::database::work::batch::Batch;
+use crate::database::work::claim_table::{self, ClaimRow};
 use crate::database::work::due::{all_of_one_kind, in_turns};
 use crate::database::work::key_check;
-use crate::database::work::lease::{self, ClaimRow, RowLease, Sent};
+use crate::database::work::lease::{RowLease, Sent};
 use crate::database::work::left_out::LeftOut;
 use crate::database::work::row::{ClaimError, ClaimedRow, key_of, read};
 use crate::database::work::settler::Settler;
@@ -36,7 +37,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut query = self.prepare(&table).await?;
         if self.service_db.work.report_once(format!("swept {}", table.name)) {
             let tx = Transaction::begin(&self.service_db.tx).await?;
-            let sweep = lease::sweep(&table.name, &self.service_db.time, table.backend);
+            let sweep = claim_table::sweep(&table.name, &self.service_db.time, table.backend);
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
             tx.commit().await?;
         }
@@ -154,7 +155,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         for (key, row) in rows.into_iter().filter(|(key, _)| ours.contains(key)) {
             let crashes = claims.crashes.get(&key).copied().unwrap_or(0);
             match read::<E>(&row) {
-                Ok(ClaimedRow { row, .. }) if crashes > lease::TOLERATED_CRASHES => {
+                Ok(ClaimedRow { row, .. }) if crashes > claim_table::TOLERATED_CRASHES => {
                     self.charge_crash(table, transaction, &row, owner, now).await.map_err(failed)?;
                     claimed.charged.push(row);
                 }
@@ -170,9 +171,9 @@ impl<E: WorkItem> ClaimRequest<E> {
     /// Reads the claims of the table. A claim that has expired counts as a crash of its row.
     async fn read_claims(&self, tx: &MonitoredTx, table: &TableSql) -> DbResult<Claims> {
         let time = &self.service_db.time;
-        let rows = tx.query_all(&lease::select_claims(&table.name, time, table.backend)).await?;
+        let rows = tx.query_all(&claim_table::select_claims(&table.name, time, table.backend)).await?;
         let mut rows = rows.iter().map(ClaimRow::read).collect::<std::result::Result<Vec<_>, _>>()?;
-        lease::record_crashes(tx, time, &table.name, &mut rows).await?;
+        claim_table::record_crashes(tx, time, &table.name, &mut rows).await?;
         let mut claims = Claims::default();
         for ClaimRow { key, is_held, crashes, .. } in rows {
             if crashes > 0 {
@@ -227,7 +228,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         if keys.is_empty() {
             return Ok(ours);
         }
-        for claim in lease::claim(&self.service_db, &table.name, keys, owner, self.lease, in_flight) {
+        for claim in claim_table::claim(&self.service_db, &table.name, keys, owner, self.lease, in_flight) {
             for row in tx.query_all(&claim).await? {
                 ours.insert(row.try_get("", "row_key")?);
             }
@@ -255,9 +256,9 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {
-            lease::release_row(connection, name, &row.key, owner).await?;
+            claim_table::release_row(connection, name, &row.key, owner).await?;
         } else {
-            let charged = lease::mark_charged(name, &key, owner, &service_db.time, table.backend);
+            let charged = claim_table::mark_charged(name, &key, owner, &service_db.time, table.backend);
             connection.execute(&charged).await?;
         }
         Ok(())
@@ -266,7 +267,7 @@ impl<E: WorkItem> ClaimRequest<E> {
 
 /// The error of a row over which several processes have died.
 fn killed_processes() -> String {
-    let times = lease::TOLERATED_CRASHES;
+    let times = claim_table::TOLERATED_CRASHES;
     format!("the process died, or lost its claim, while it worked on this row, more than {times} times")
 }
 
@@ -313,7 +314,7 @@ struct ClaimGuard<'a> {
 
 impl<'a> ClaimGuard<'a> {
     fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>, lease: Duration) -> Self {
-        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), lease, is_armed: true }
+        Self { service_db, table, owner: claim_table::new_owner(&service_db.service_id), lease, is_armed: true }
     }
 
     fn disarm(mut self) -> String {
