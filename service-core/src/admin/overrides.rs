@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::error::{ApiError, ApiResult, is_made};
 use crate::admin::input::{Author, Input, Parameters, parse_until};
+use crate::config::is_option;
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
 use crate::rfc3339;
@@ -22,7 +23,7 @@ use crate::service::secret::REDACTED;
 const DEFAULTS: &str = "defaults";
 
 /// What an override is for.
-pub(crate) enum Overridden {
+enum Overridden {
     Service(ServiceHandle),
     /// All services of the type with this name, or with `defaults` all services.
     Services(String),
@@ -39,7 +40,7 @@ pub(crate) enum OverriddenHealth {
 impl Overridden {
     /// # Errors
     /// This is not the id of a service, the name of a type, or `defaults` (404).
-    pub(crate) fn find(app: &App, name: &str) -> ApiResult<Self> {
+    fn find(app: &App, name: &str) -> ApiResult<Self> {
         match app.registry.get(name) {
             Some(handle) => Ok(Self::Service(handle)),
             None if name == DEFAULTS || !services_of(app, name).is_empty() => Ok(Self::Services(name.to_owned())),
@@ -105,12 +106,17 @@ pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredO
     let registry = app.registry.clone();
     let mut all = app.read(async move { store.overrides(&registry.inner.services, &id).await }).await?;
     for one in &mut all {
-        // Only the type of the service declares which of its own settings are secret, so only options are shown.
-        if !crate::config::is_option(&one.key) && one.key != PAUSED {
+        if !is_shown(&one.key) {
             one.value = REDACTED.into();
         }
     }
     Ok(all)
+}
+
+/// Whether values of this key are shown. Only the type of the service declares which of its own settings are secret, so
+/// only options are.
+fn is_shown(key: &str) -> bool {
+    is_option(key) || key == PAUSED
 }
 
 /// The body of `PUT /services/{id}/overrides/{key}`.
@@ -160,8 +166,7 @@ pub(crate) async fn set_override(
         let now = store.now(services).await.map_err(ApiError::unavailable)?;
         let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
         let until = until.map(|until| parse_until(until, now)).transpose()?;
-        let shown =
-            if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { REDACTED.to_owned() };
+        let shown = if is_shown(&key) { value.to_string() } else { REDACTED.to_owned() };
         let until_text = until.map_or_else(String::new, |until| format!(" until {}", rfc3339::seconds(until)));
         let new = StoredOverride {
             service_id: overridden.name().to_owned(),
