@@ -334,11 +334,13 @@ pub(crate) async fn an_order_by_the_time_is_an_order_of_instants(bench: Bench) {
                 zoned::Entity::insert(model).exec_without_returning(&bench.db).await.unwrap();
             }
             let service_db = ServiceDb::new(bench.db.clone(), "worker");
-            let claim =
-                |claim: service_core::database::Claim<zoned::Entity>| claim.order_by(zoned::Column::Due, order.clone());
             let mut batch = match each {
-                true => claim(service_db.claim_each::<zoned::Entity>(3)).await.unwrap(),
-                false => claim(service_db.claim::<zoned::Entity>(3)).await.unwrap(),
+                true => {
+                    service_db.claim_each::<zoned::Entity>(3).order_by(zoned::Column::Due, order.clone()).await.unwrap()
+                }
+                false => {
+                    service_db.claim::<zoned::Entity>(3).order_by(zoned::Column::Due, order.clone()).await.unwrap()
+                }
             };
             let mut ids = Vec::new();
             while let Some(item) = batch.next().await.unwrap() {
