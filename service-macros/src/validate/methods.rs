@@ -1,12 +1,14 @@
 //! The rules about lifecycle methods: receivers, arguments and what they return.
 
-use proc_macro2::{Ident, TokenTree};
+use proc_macro2::Ident;
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReturnType, Safety, Signature, Type};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
 use crate::parse::item::{Impl, arguments};
+use crate::parse::words::mentions;
 use crate::validate::signatures::{
     CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_context, is_future, is_named_context, is_reference,
     is_shared_reference, text,
@@ -211,10 +213,7 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
 
 /// Whether the attribute may remove its parameter: `#[cfg(…)]`, also in a `#[cfg_attr(…)]`.
 fn may_remove(attr: &Attribute) -> bool {
-    let is_cfg = |token: TokenTree| matches!(token, TokenTree::Ident(word) if word == "cfg");
-    attr.path().is_ident("cfg")
-        || attr.path().is_ident("cfg_attr")
-            && attr.meta.require_list().is_ok_and(|list| list.tokens.clone().into_iter().any(is_cfg))
+    attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr") && mentions(attr.meta.to_token_stream(), "cfg")
 }
 
 /// `&self` or `&mut self`.
