@@ -3,7 +3,9 @@
 use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReturnType, Safety, Signature, Type};
+use syn::{
+    Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type,
+};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
@@ -224,12 +226,20 @@ fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
         diagnostics.push(Error::new(sig.ident.span(), message));
         return;
     };
-    if !is_reference(receiver) {
-        let message = format!(
-            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
-        );
-        diagnostics.push(Error::new_spanned(receiver, message));
+    if is_reference(receiver) {
+        return;
     }
+    let written = match &receiver.kind {
+        ReceiverKind::Typed(_, ty) => text(ty),
+        _ => text(receiver),
+    };
+    let message = match written.contains('&') {
+        true => format!("`{name}` cannot take the instance as `{written}`: write `&mut self` or `&self`"),
+        false => format!(
+            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
+        ),
+    };
+    diagnostics.push(Error::new_spanned(receiver, message));
 }
 
 fn with_context(signature: &str) -> String {

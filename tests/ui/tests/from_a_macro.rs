@@ -78,6 +78,27 @@ methods! {
     fn cleanup(&mut self) {}
 }
 
+macro_rules! receivers {
+    ($name:ident, $update:ty, $cleanup:ty) => {
+        #[derive(Default)]
+        struct $name;
+
+        #[service]
+        impl $name {
+            async fn update(self: $update) {}
+
+            fn on_failure(self: &mut $name, failure: &Failure) -> Recovery {
+                failure.recovery()
+            }
+
+            fn cleanup(self: &mut $cleanup) {}
+        }
+    };
+}
+
+receivers!(Receivers, &Self, Self);
+receivers!(NamedReceivers, &mut NamedReceivers, NamedReceivers);
+
 macro_rules! as_it_is {
     ($item:item) => {
         #[service]
