@@ -103,7 +103,7 @@ impl Model {
         let span = Span::call_site().located_at(ident.span());
         let service = Ident::new(&names::function_type(&ident.to_string()), span);
         let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
-        let long = args.is_on("long_running");
+        let long = args.switch("long_running", false) == Some(true);
         let update = Lifecycle { sig: item.sig.clone(), long, inherited: Inherited::default() };
         Self {
             updates: vec![update],
@@ -119,7 +119,7 @@ impl Model {
             None => subject.name().map(|name| names::snake_case(&name.to_string())).unwrap_or_default(),
         };
         let id_derived = args.get("name").is_none();
-        let discover = !matches!(args.get("discover").and_then(Arg::literal), Some(Literal::Bool(false)));
+        let discover = args.switch("discover", true) == Some(true);
         Self {
             subject,
             runtime,

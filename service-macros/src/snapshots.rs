@@ -317,6 +317,19 @@ fn a_run_that_a_cfg_adds_to_an_update_is_an_error() {
 }
 
 #[test]
+fn a_generic_impl_whose_discover_is_wrong_has_one_error() {
+    for args in [quote!(discover = "no"), quote!(discovr = false), quote!(instances = 2 discover = false)] {
+        let item = quote!(
+            impl<T: Send> Sender<T> {
+                async fn update(&mut self) {}
+            }
+        );
+        let text = crate::attribute(args, item).to_string();
+        assert_eq!(text.matches("compile_error").count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn an_unfinished_method_body_does_not_matter() {
     let item = quote! {
         impl Sender {

@@ -2,7 +2,7 @@
 //!
 //! The list is split at its commas first, so that an error in one argument does not hide the errors in the others.
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use syn::{Error, Path};
 
 use crate::diagnostics::Diagnostics;
@@ -13,6 +13,8 @@ use crate::parse::value::{self, Literal, Value};
 pub(crate) struct Args {
     table: Table,
     args: Vec<Arg>,
+    /// The key of every argument could be read. Otherwise one that seems to be missing may be among the others.
+    pub(crate) complete: bool,
 }
 
 pub(crate) struct Arg {
@@ -32,9 +34,11 @@ impl Args {
         attributes: impl IntoIterator<Item = TokenStream>,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let mut args = Self { table, args: Vec::new() };
+        let mut args = Self { table, args: Vec::new(), complete: true };
         for tokens in attributes {
-            for argument in split_at_commas(tokens, diagnostics) {
+            let mut arguments = vec![Vec::new()];
+            split_at_commas(tokens, &mut arguments, diagnostics);
+            for argument in arguments {
                 if let Err(error) = args.argument(argument) {
                     diagnostics.push(error);
                 }
@@ -45,19 +49,15 @@ impl Args {
 
     fn argument(&mut self, tokens: Vec<TokenTree>) -> Result<(), Error> {
         let mut tokens = tokens.into_iter();
-        let ident = match tokens.next() {
-            Some(TokenTree::Ident(ident)) => ident,
-            Some(other) => return Err(self.no_key(&other)),
-            None => return Ok(()),
-        };
-        let Some(&key) = self.table.find(&ident.to_string()) else { return Err(self.unknown_key(&ident)) };
+        let Some(first) = tokens.next() else { return Ok(()) };
+        let (ident, key) = self.key(first).inspect_err(|_| self.complete = false)?;
         if self.get(key.name).is_some() {
             return Err(Error::new(ident.span(), format!("`{}` is written twice: remove one of them", key.name)));
         }
         let tokens: Vec<TokenTree> = tokens.collect();
         let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
         let value = value_tokens(key, &ident, &tokens).and_then(|tokens| {
-            self.one_argument(tokens)?;
+            self.one_argument(tokens).inspect_err(|_| self.complete = false)?;
             value::read(key, tokens)
         });
         let (value, result) = match value {
@@ -90,9 +90,12 @@ impl Args {
         self.args.iter().find(|arg| arg.key.name == key)
     }
 
-    /// Whether this switch is `true`.
-    pub(crate) fn is_on(&self, key: &str) -> bool {
-        matches!(self.get(key).and_then(Arg::literal), Some(Literal::Bool(true)))
+    /// The value of a switch. `None`: it is not known, because of an error that has been reported.
+    pub(crate) fn switch(&self, key: &str, default: bool) -> Option<bool> {
+        match self.get(key) {
+            Some(arg) => arg.switch(),
+            None => self.complete.then_some(default),
+        }
     }
 
     /// The declaration of a key, written or not.
@@ -102,6 +105,14 @@ impl Args {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arg> {
         self.args.iter()
+    }
+
+    fn key(&self, first: TokenTree) -> Result<(Ident, Key), Error> {
+        let TokenTree::Ident(ident) = first else { return Err(self.no_key(&first)) };
+        match self.table.find(&ident.to_string()) {
+            Some(key) => Ok((ident, *key)),
+            None => Err(self.unknown_key(&ident)),
+        }
     }
 
     fn no_key(&self, found: &TokenTree) -> Error {
@@ -142,6 +153,13 @@ impl Arg {
         }
     }
 
+    pub(crate) fn switch(&self) -> Option<bool> {
+        match self.literal()? {
+            Literal::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
     pub(crate) fn path(&self) -> Option<&Path> {
         match self.value.as_ref()? {
             Value::Literal(_) => None,
@@ -157,25 +175,24 @@ impl Arg {
     }
 }
 
-fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Vec<TokenTree>> {
-    let mut arguments = vec![Vec::new()];
+fn split_at_commas(tokens: TokenStream, arguments: &mut Vec<Vec<TokenTree>>, diagnostics: &mut Diagnostics) {
     for token in tokens {
-        match &token {
+        let Some(argument) = arguments.last_mut() else { return };
+        match token {
             TokenTree::Punct(comma) if comma.as_char() == ',' => {
-                if arguments.last().is_some_and(Vec::is_empty) {
+                if argument.is_empty() {
                     diagnostics.push(Error::new(comma.span(), "unexpected comma: remove it"));
                 } else {
                     arguments.push(Vec::new());
                 }
             }
-            _ => {
-                if let Some(argument) = arguments.last_mut() {
-                    argument.push(token);
-                }
+            // An argument or a key that came through a `macro_rules!` variable is wrapped in an invisible group.
+            TokenTree::Group(group) if group.delimiter() == Delimiter::None && argument.is_empty() => {
+                split_at_commas(group.stream(), arguments, diagnostics);
             }
+            token => argument.push(token),
         }
     }
-    arguments
 }
 
 /// The tokens after the `=`.

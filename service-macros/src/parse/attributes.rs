@@ -1,6 +1,6 @@
 //! The attributes of the user's item and methods that concern generated code: conditions, lint levels, deprecation.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::parse::Parser;
 use syn::punctuated::Punctuated;
@@ -52,11 +52,13 @@ impl Inherited {
                 });
             }
             (Some("cfg_attr"), Meta::List(list)) => {
-                let metas = metas(&list.tokens);
-                let Some((condition, metas)) = metas.split_first() else { return };
-                let when: Vec<TokenStream> = when.iter().cloned().chain([condition.to_token_stream()]).collect();
-                for meta in metas {
-                    self.read(meta, &when, conditions);
+                // `true` and `false` are conditions, and no attributes.
+                let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(sign) if sign.as_char() == ',');
+                let mut tokens = list.tokens.clone().into_iter();
+                let condition = tokens.by_ref().take_while(|token| !is_comma(token)).collect();
+                let when: Vec<TokenStream> = when.iter().cloned().chain([condition]).collect();
+                for meta in metas(tokens.collect()) {
+                    self.read(&meta, &when, conditions);
                 }
             }
             // `deny` and `forbid` could only report in generated code what they report in the user's.
@@ -66,7 +68,7 @@ impl Inherited {
                 self.expects_deprecated |= mentions(list.tokens.clone(), "deprecated");
                 // Code that allows to be unused counts as a use of what it calls, which then is not unused, as
                 // expected.
-                let lints = metas(&list.tokens).into_iter().filter(|lint| {
+                let lints = metas(list.tokens.clone()).into_iter().filter(|lint| {
                     ["dead_code", "unused", "reason"].iter().all(|excluded| !lint.path().is_ident(excluded))
                 });
                 let lints: Vec<Meta> = lints.collect();
@@ -84,8 +86,8 @@ impl Inherited {
     }
 }
 
-fn metas(list: &TokenStream) -> Vec<Meta> {
-    let metas = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list.clone());
+fn metas(list: TokenStream) -> Vec<Meta> {
+    let metas = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list);
     metas.map(|metas| metas.into_iter().collect()).unwrap_or_default()
 }
 
@@ -139,6 +141,12 @@ mod tests {
                 #[cfg_attr(all(unix, windows), allow(b))]
             ),
             quote!(#[cfg_attr(all(unix), deprecated)]),
+        );
+        is(
+            quote!(#[cfg_attr(true, cfg(false), cfg_attr(false, allow(a)))]),
+            quote!(any(not(all(true)), false)),
+            quote!(#[cfg_attr(all(true, false), allow(a))]),
+            quote!(),
         );
         is(quote!(#[cfg_attr()] #[cfg_attr(unix)] #[cfg_attr = 5] #[allow]), quote!(), quote!(), quote!());
     }

@@ -13,7 +13,8 @@ use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
 use syn::{
-    Attribute, FnArg, Generics, PatType, Path, Result, Signature, Token, Type, Visibility, WhereClause, braced, token,
+    Attribute, FnArg, Generics, PatType, Path, Receiver, ReceiverKind, Result, Signature, Token, Type, Visibility,
+    WhereClause, braced, token,
 };
 
 pub(crate) enum Item {
@@ -126,8 +127,10 @@ fn read_impl(attrs: Vec<Attribute>, input: ParseStream<'_>) -> Result<Impl> {
 fn read_signature(input: ParseStream<'_>) -> Result<Signature> {
     let mut sig: Signature = input.parse()?;
     for input in &mut sig.inputs {
-        if let FnArg::Typed(typed) = input {
-            *typed.ty = ungrouped((*typed.ty).clone());
+        if let FnArg::Typed(PatType { ty, .. }) | FnArg::Receiver(Receiver { kind: ReceiverKind::Typed(_, ty), .. }) =
+            input
+        {
+            **ty = ungrouped((**ty).clone());
         }
     }
     Ok(sig)

@@ -6,8 +6,7 @@ use syn::ext::IdentExt;
 use crate::diagnostics::Diagnostics;
 use crate::parse::args::{Arg, Args};
 use crate::parse::item::Impl;
-use crate::parse::keys::Rule;
-use crate::parse::value::Literal;
+use crate::parse::keys::{Kind, Rule};
 use crate::validate::signatures::RUN;
 
 /// Checks every rule of every argument.
@@ -49,20 +48,25 @@ impl Form {
 
 /// Checks that every key is for this form of service.
 pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics) {
-    let is_long = form == Form::Run || (form == Form::Function && args.is_on("long_running"));
+    // `None`: a function whose `long_running` is wrong.
+    let is_long = match form {
+        Form::Update => Some(false),
+        Form::Run => Some(true),
+        Form::Function => args.switch("long_running", false),
+    };
     for arg in args.iter() {
         let name = arg.key.name;
         for rule in arg.key.rules {
             let message = match rule {
-                Rule::Schedule | Rule::Update if is_long => {
+                Rule::Schedule | Rule::Update if is_long == Some(true) => {
                     format!("`{name}` does not apply to work that continues until a stop is requested: remove it")
                 }
-                Rule::Run if !is_long && form == Form::Function => {
+                Rule::Run if is_long == Some(false) && form == Form::Function => {
                     format!(
                         "`{name}` is for work that continues until a stop is requested: add `long_running = true` or remove `{name}`"
                     )
                 }
-                Rule::Run if !is_long => {
+                Rule::Run if is_long == Some(false) => {
                     format!(
                         "`{name}` is for a service with `run`: write `{RUN}` in place of `update`, or remove `{name}`"
                     )
@@ -70,7 +74,7 @@ pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics)
                 Rule::Function if form != Form::Function => {
                     format!("`{name}` is for functions: in an impl, write `{RUN}`, and remove `{name}`")
                 }
-                Rule::Needs { .. } if !is_long && is_for_update(arg) => {
+                Rule::Needs { .. } if is_long == Some(false) && is_for_update(arg) => {
                     if let Some(error) = broken(rule, arg, args) {
                         diagnostics.push(error);
                     }
@@ -86,7 +90,7 @@ pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics)
 /// Whether the argument is a schedule, which `on_demand = false` is not.
 fn is_schedule(arg: &Arg) -> bool {
     let has_rule = arg.key.rules.iter().any(|rule| matches!(rule, Rule::Schedule));
-    has_rule && !matches!(arg.literal(), Some(Literal::Bool(false)))
+    has_rule && (arg.key.kind != Kind::Switch || arg.switch() == Some(true))
 }
 
 fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
@@ -101,9 +105,11 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
             format!("`{name}` cannot be used together with `{first}`: a service has one schedule, remove one of them")
         }
         Rule::Needs { key, value } => {
-            // A wrong value of the other key has been reported already.
-            let satisfied =
-                args.get(key).is_some_and(|other| other.value.is_none() || value.is_none() || other.text() == value);
+            // A wrong value or name of the other key has been reported already.
+            let satisfied = match args.get(key) {
+                Some(other) => other.value.is_none() || value.is_none() || other.text() == value,
+                None => !args.complete,
+            };
             if satisfied {
                 return None;
             }
@@ -215,6 +221,24 @@ mod tests {
         }
         // A service with `run` has no key of a schedule, whatever its value.
         assert!(errors("on_demand = false", Form::Run).is_some());
+    }
+
+    #[test]
+    fn what_a_wrong_argument_means_for_others_is_no_further_error() {
+        for (arguments, form) in [
+            ("long_running = \"yes\", idle_timeout = \"2m\", on_end = \"again\", jitter = 5", Form::Function),
+            ("long_running = , timeout = 5, stable_after = 5", Form::Function),
+            ("longrunning = true, idle_timeout = \"2m\"", Form::Function),
+            ("jitter = 5 long_running = true, readiness = \"built\"", Form::Function),
+            ("jitter = 5, \"long_running\" = true, readiness = \"built\"", Form::Function),
+            ("on_demand = \"no\", delay = 5", Form::Update),
+            ("croon = \"@daily\", catch_up = \"latest\"", Form::Update),
+            ("max_failures = 5 cron = \"@daily\", timezone = \"UTC\"", Form::Update),
+            ("skope = \"cluster\", lease = 5", Form::Update),
+        ] {
+            let errors = errors(arguments, form).unwrap();
+            assert_eq!(errors.matches("compile_error").count(), 1, "{arguments}: {errors}");
+        }
     }
 
     #[test]

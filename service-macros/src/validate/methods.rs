@@ -1,12 +1,16 @@
 //! The rules about lifecycle methods: receivers, arguments and what they return.
 
-use proc_macro2::{Ident, TokenTree};
+use proc_macro2::Ident;
+use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReturnType, Safety, Signature, Type};
+use syn::{
+    Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type,
+};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
 use crate::parse::item::{Impl, arguments};
+use crate::parse::words::mentions;
 use crate::validate::signatures::{
     CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_context, is_future, is_named_context, is_reference,
     is_shared_reference, text,
@@ -211,10 +215,7 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
 
 /// Whether the attribute may remove its parameter: `#[cfg(…)]`, also in a `#[cfg_attr(…)]`.
 fn may_remove(attr: &Attribute) -> bool {
-    let is_cfg = |token: TokenTree| matches!(token, TokenTree::Ident(word) if word == "cfg");
-    attr.path().is_ident("cfg")
-        || attr.path().is_ident("cfg_attr")
-            && attr.meta.require_list().is_ok_and(|list| list.tokens.clone().into_iter().any(is_cfg))
+    attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr") && mentions(attr.meta.to_token_stream(), "cfg")
 }
 
 /// `&self` or `&mut self`.
@@ -225,12 +226,20 @@ fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
         diagnostics.push(Error::new(sig.ident.span(), message));
         return;
     };
-    if !is_reference(receiver) {
-        let message = format!(
-            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
-        );
-        diagnostics.push(Error::new_spanned(receiver, message));
+    if is_reference(receiver) {
+        return;
     }
+    let written = match &receiver.kind {
+        ReceiverKind::Typed(_, ty) => text(ty),
+        _ => text(receiver),
+    };
+    let message = match written.contains('&') {
+        true => format!("`{name}` cannot take the instance as `{written}`: write `&mut self` or `&self`"),
+        false => format!(
+            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
+        ),
+    };
+    diagnostics.push(Error::new_spanned(receiver, message));
 }
 
 fn with_context(signature: &str) -> String {

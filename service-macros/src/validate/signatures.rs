@@ -1,7 +1,7 @@
 //! Signatures: the ones that errors show, and questions about written ones.
 
 use quote::ToTokens;
-use syn::{GenericArgument, Path, PathArguments, Receiver, ReceiverKind, Type};
+use syn::{GenericArgument, Lifetime, Path, PathArguments, Receiver, ReceiverKind, Type};
 
 pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
 pub(crate) const RUN: &str = "async fn run(&mut self, cx: &Context) -> Result<()>";
@@ -19,10 +19,27 @@ pub(crate) fn blocking_impl_to_write(ty: &str) -> String {
     format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {update} {{ … }}\n    }}\n")
 }
 
+/// Whether a receiver is a reference to the instance, for any lifetime.
 pub(crate) fn is_reference(receiver: &Receiver) -> bool {
+    let is_static = |lifetime: &Option<Lifetime>| lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static");
     match &receiver.kind {
-        ReceiverKind::Reference(..) => true,
-        ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),
+        ReceiverKind::Reference(_, lifetime, _) => !is_static(lifetime),
+        ReceiverKind::Typed(_, ty) => match &**ty {
+            Type::Reference(reference) => !is_static(&reference.lifetime) && !is_pointer(&reference.elem),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether a receiver's type is one of those around `Self`, such as `Box<Self>`.
+fn is_pointer(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
+            ["Box", "Rc", "Arc", "Pin"].iter().any(|pointer| last.ident == pointer) && !last.arguments.is_none()
+        }),
+        Type::Reference(_) => true,
+        Type::Group(inner) => is_pointer(&inner.elem),
         _ => false,
     }
 }

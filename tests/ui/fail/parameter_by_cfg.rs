@@ -9,7 +9,7 @@ struct Mailer;
 impl Mailer {
     async fn update(&mut self, #[cfg(unix)] _cx: &Context) {}
 
-    fn on_failure(&mut self, #[cfg_attr(unix, cfg(target_os = "linux"))] _failure: &Failure) -> Recovery {
+    fn on_failure(&mut self, #[cfg_attr(unix, cfg_attr(true, cfg(target_os = "linux")))] _failure: &Failure) -> Recovery {
         Recovery::Retry
     }
 }

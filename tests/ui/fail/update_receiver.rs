@@ -26,4 +26,38 @@ impl Missing {
     async fn update(_cx: &Context) {}
 }
 
+#[derive(Default)]
+struct BoxBehindReference;
+
+#[service]
+impl BoxBehindReference {
+    async fn update(self: &Box<Self>) {}
+}
+
+#[derive(Default)]
+struct Pinned;
+
+#[service]
+impl Pinned {
+    async fn update(&mut self) {}
+
+    fn cleanup(self: std::pin::Pin<&mut Self>) {}
+}
+
+#[derive(Default)]
+struct Static;
+
+#[service]
+impl Static {
+    fn update(&'static mut self) {}
+}
+
+#[derive(Default)]
+struct TwoReferences;
+
+#[service]
+impl TwoReferences {
+    async fn run(self: &'_ &Self) {}
+}
+
 fn main() {}

@@ -73,6 +73,9 @@ impl ByAttribute {
     async fn update(&mut self) -> impl IntoOutcome {
         Outcome::idle()
     }
+
+    #[cfg_attr(true, cfg(false))]
+    async fn cleanup(&mut self, cx: &NotThere) {}
 }
 
 #[derive(Default)]
@@ -94,6 +97,7 @@ fn methods_that_are_left_out_are_not_there() {
     assert!(Either.__shape().blocking_update);
     assert_eq!(Either.__shape().cleanup, Cleanup::Async);
     assert!(!ByAttribute.__shape().blocking_update);
+    assert_eq!(ByAttribute.__shape().cleanup, Cleanup::None);
     let _ = (Built, Never);
     assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 4);
 }

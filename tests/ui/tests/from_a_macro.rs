@@ -78,6 +78,27 @@ methods! {
     fn cleanup(&mut self) {}
 }
 
+macro_rules! receivers {
+    ($name:ident, $update:ty, $cleanup:ty) => {
+        #[derive(Default)]
+        struct $name;
+
+        #[service]
+        impl $name {
+            async fn update(self: $update) {}
+
+            fn on_failure(self: &mut $name, failure: &Failure) -> Recovery {
+                failure.recovery()
+            }
+
+            fn cleanup(self: &mut $cleanup) {}
+        }
+    };
+}
+
+receivers!(Receivers, &Self, Self);
+receivers!(NamedReceivers, &mut NamedReceivers, NamedReceivers);
+
 macro_rules! as_it_is {
     ($item:item) => {
         #[service]
@@ -98,6 +119,23 @@ as_it_is! {
     }
 }
 
+macro_rules! arguments {
+    ($name:ident, $($argument:meta),* ; $key:path, $value:expr, $topic:expr, $assignment:expr, $last:meta) => {
+        #[derive(Default)]
+        struct $name;
+
+        #[service($($argument),*, $key = $value, wake_on = [$topic], $assignment, $last)]
+        impl $name {
+            async fn update(&mut self) {}
+        }
+    };
+}
+
+arguments!(
+    Arguments, timeout = 5, depends_on = [Other, "block"] ;
+    interval, "5m", "orders", max_failures = 2, crate = ::service_core
+);
+
 #[test]
 fn methods_that_come_through_variables_are_called() {
     for id in ["bodies", "items", "as_it_is", "block"] {
@@ -111,4 +149,6 @@ fn methods_that_come_through_variables_are_called() {
 fn the_descriptor_holds_what_was_written() {
     assert_eq!(TickService::ID, "ticker");
     assert_eq!(TickService::DESCRIPTOR.attributes().len(), 3);
+    let written: Vec<&str> = Arguments::DESCRIPTOR.attributes().iter().map(|(key, _)| *key).collect();
+    assert_eq!(written, ["timeout", "depends_on", "interval", "wake_on", "max_failures"]);
 }
