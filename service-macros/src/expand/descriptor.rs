@@ -9,8 +9,9 @@ use crate::expand::lifecycle_impl;
 use crate::expand::variants::choose;
 use crate::model::{Lifecycle, Model, Subject};
 use crate::parse::item::arguments;
+use crate::parse::lists::Dependency;
 use crate::parse::reads::ReadsSettings;
-use crate::parse::value::{Dependency, Literal};
+use crate::parse::value::Literal;
 
 /// `impl Service`.
 pub(crate) fn descriptor(

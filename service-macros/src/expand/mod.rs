@@ -18,7 +18,8 @@ use crate::expand::items::{attributes, cfg, implementation, private};
 use crate::expand::lifecycle_impl::lifecycle;
 use crate::expand::variants::conditions;
 use crate::model::{Lifecycle, Model, Subject};
-use crate::parse::value::{Dependency, Literal};
+use crate::parse::lists::Dependency;
+use crate::parse::value::Literal;
 
 /// The impls of the traits, the descriptor and its entry on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {

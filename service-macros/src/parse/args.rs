@@ -13,8 +13,8 @@ use crate::parse::value::{self, Literal, Value};
 pub(crate) struct Args {
     table: Table,
     args: Vec<Arg>,
-    /// The key of every argument could be read. Otherwise one that seems to be missing may be among the others.
-    pub(crate) complete: bool,
+    /// Words of arguments that could not be read, each in the place of a key.
+    unread: Vec<String>,
 }
 
 pub(crate) struct Arg {
@@ -34,7 +34,7 @@ impl Args {
         attributes: impl IntoIterator<Item = TokenStream>,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let mut args = Self { table, args: Vec::new(), complete: true };
+        let mut args = Self { table, args: Vec::new(), unread: Vec::new() };
         for tokens in attributes {
             let mut arguments = vec![Vec::new()];
             split_at_commas(tokens, &mut arguments, diagnostics);
@@ -50,15 +50,19 @@ impl Args {
     fn argument(&mut self, tokens: Vec<TokenTree>) -> Result<(), Error> {
         let mut tokens = tokens.into_iter();
         let Some(first) = tokens.next() else { return Ok(()) };
-        let (ident, key) = self.key(first).inspect_err(|_| self.complete = false)?;
+        let word = first.to_string();
+        let (ident, key) = self.key(first).inspect_err(|_| self.unread.push(word))?;
         if self.get(key.name).is_some() {
             return Err(Error::new(ident.span(), format!("`{}` is written twice: remove one of them", key.name)));
         }
         let tokens: Vec<TokenTree> = tokens.collect();
         let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
-        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| {
-            self.one_argument(tokens).inspect_err(|_| self.complete = false)?;
-            value::read(key, tokens)
+        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| match self.after_missing_comma(tokens) {
+            Some(next) => {
+                self.unread.push(next.to_string());
+                Err(Error::new(next.span(), format!("a comma is missing before `{next}`")))
+            }
+            None => value::read(key, tokens),
         });
         let (value, result) = match value {
             Ok(value) => (Some(value), Ok(())),
@@ -68,8 +72,8 @@ impl Args {
         result
     }
 
-    /// `interval = 30 delay = 5` lacks a comma.
-    fn one_argument(&self, value: &[TokenTree]) -> Result<(), Error> {
+    /// `interval = 30 delay = 5` lacks a comma. Returns what follows it.
+    fn after_missing_comma<'t>(&self, value: &'t [TokenTree]) -> Option<&'t Ident> {
         let next = value.windows(2).skip(1).find_map(|pair| match pair {
             [TokenTree::Ident(next), TokenTree::Punct(equals)] if equals.as_char() == '=' => Some(next),
             _ => None,
@@ -80,10 +84,15 @@ impl Args {
             [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
             _ => None,
         };
-        match next.or(last) {
-            Some(next) => Err(Error::new(next.span(), format!("a comma is missing before `{next}`"))),
-            None => Ok(()),
-        }
+        next.or(last)
+    }
+
+    /// Whether this key was probably meant by an argument that could not be read, which is an error already.
+    pub(crate) fn is_unread(&self, key: &str) -> bool {
+        self.unread.iter().any(|word| {
+            let proposal = self.table.proposal(word.trim_matches('"'));
+            proposal.is_some_and(|proposal| proposal.split(' ').next() == Some(key))
+        })
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Arg> {
@@ -94,7 +103,7 @@ impl Args {
     pub(crate) fn switch(&self, key: &str, default: bool) -> Option<bool> {
         match self.get(key) {
             Some(arg) => arg.switch(),
-            None => self.complete.then_some(default),
+            None => (!self.is_unread(key)).then_some(default),
         }
     }
 

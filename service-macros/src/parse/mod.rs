@@ -6,6 +6,7 @@ pub(crate) mod cron;
 pub(crate) mod dates;
 pub(crate) mod item;
 pub(crate) mod keys;
+pub(crate) mod lists;
 pub(crate) mod names;
 pub(crate) mod reads;
 pub(crate) mod units;

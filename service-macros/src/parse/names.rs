@@ -1,5 +1,7 @@
 //! Names: the id of a type, the form of an id, and the type of a function's service.
 
+use syn::{Error, LitStr};
+
 /// `HTTPClient` becomes `http_client`; a raw identifier loses its `r#`.
 pub(crate) fn snake_case(name: &str) -> String {
     let letters: Vec<char> = name.trim_start_matches("r#").chars().collect();
@@ -65,8 +67,19 @@ pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     }
 }
 
+/// Checks an id that is written in quotes.
+pub(crate) fn check_id(text: &LitStr) -> Result<(), Error> {
+    let id = text.value();
+    let Some(problem) = id_problem(&id) else { return Ok(()) };
+    let proposal = match proposed_id(&id) {
+        Some(proposal) => format!(": write `\"{proposal}\"`"),
+        None => String::new(),
+    };
+    Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
+}
+
 /// A valid id that is similar to what was written, if there is one.
-pub(crate) fn proposed_id(written: &str) -> Option<String> {
+fn proposed_id(written: &str) -> Option<String> {
     let kept: String = written
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })

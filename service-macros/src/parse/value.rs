@@ -3,13 +3,13 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
+use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path};
 
-use crate::parse::item::ungrouped;
 use crate::parse::keys::{self, Key, Kind, Least};
+use crate::parse::lists::{Dependency, dependency, items};
 use crate::parse::{cron, names, units};
 use crate::spelling;
 
@@ -29,12 +29,6 @@ pub(crate) enum Literal {
     Services(Vec<Dependency>),
     /// Topics or probes.
     Names(Vec<String>),
-}
-
-/// A service that another one depends on.
-pub(crate) enum Dependency {
-    Id(String, Span),
-    Type(Box<Type>),
 }
 
 /// A value as it was written, before it is known to be right.
@@ -186,7 +180,7 @@ impl ValueParser<'_> {
 
     fn id(&self, raw: &RawValue) -> Result<Literal, Error> {
         let text = self.string(raw)?;
-        check_id(text)?;
+        names::check_id(text)?;
         Ok(Literal::Str(text.value()))
     }
 
@@ -404,88 +398,19 @@ fn is_number_type(suffix: &str) -> bool {
     float || matches!(size, "8" | "16" | "32" | "64" | "128" | "size")
 }
 
-fn check_id(text: &LitStr) -> Result<(), Error> {
-    let id = text.value();
-    let Some(problem) = names::id_problem(&id) else { return Ok(()) };
-    let proposal = match names::proposed_id(&id) {
-        Some(proposal) => format!(": write `\"{proposal}\"`"),
-        None => String::new(),
-    };
-    Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
-}
-
 /// Whether a word is written as the name of a constant is.
 fn is_constant(word: &Ident) -> bool {
     let word = word.to_string();
     word.contains(char::is_uppercase) && !word.contains(char::is_lowercase)
 }
 
-/// Reads the items of a list, so that all wrong ones are reported together. After a wrong item whose end is not known,
-/// the rest is not read.
-fn items<T>(list: TokenStream, item: impl Fn(ParseStream<'_>) -> Result<T, Error>) -> Result<Vec<T>, Error> {
-    let read = |input: ParseStream<'_>| {
-        let (mut items, mut errors) = (Vec::new(), Vec::new());
-        while !input.is_empty() {
-            let wrong = item(input).map(|item| items.push(item)).err();
-            let comma = if input.is_empty() { None } else { input.parse::<Token![,]>().err() };
-            if comma.is_some() {
-                input.parse::<TokenStream>()?;
-            }
-            errors.extend(wrong.or(comma));
-        }
-        Ok((items, errors))
-    };
-    let (items, errors) = read.parse2(list)?;
-    let all = errors.into_iter().reduce(|mut all, next| {
-        all.combine(next);
-        all
-    });
-    all.map_or(Ok(items), Err)
-}
-
 const NO_STRING: &str = "expected string literal";
-
-const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";
-
-fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
-    if input.peek(Lit) {
-        return match input.parse::<Lit>()? {
-            Lit::Str(text) => {
-                check_id(&text)?;
-                Ok(Dependency::Id(text.value(), text.span()))
-            }
-            other => Err(Error::new(other.span(), NOT_A_SERVICE)),
-        };
-    }
-    let start = input.span();
-    match input.parse::<Type>().map(ungrouped).map_err(|_| Error::new(start, NOT_A_SERVICE))? {
-        Type::Path(path) if is_keyword(&path.path) => Err(Error::new_spanned(path, NOT_A_SERVICE)),
-        Type::Path(mut path) => {
-            name_type_of_function(&mut path.path);
-            Ok(Dependency::Type(Box::new(Type::Path(path))))
-        }
-        other => Err(Error::new_spanned(other, NOT_A_SERVICE)),
-    }
-}
-
-fn is_keyword(path: &Path) -> bool {
-    path.segments.last().is_some_and(|last| matches!(&*last.ident.to_string(), "self" | "super" | "crate"))
-}
-
-/// A last segment in lower case is a function: `jobs::clean_outbox` stands for `jobs::CleanOutboxService`. The name
-/// bears the span of the function's, so that it is shown there where no such type is in scope.
-fn name_type_of_function(path: &mut Path) {
-    let Some(last) = path.segments.last_mut().filter(|last| last.arguments.is_none()) else { return };
-    let name = last.ident.to_string();
-    if name.trim_start_matches("r#").trim_start_matches('_').starts_with(char::is_lowercase) {
-        last.ident = Ident::new(&names::function_type(&name), last.ident.span());
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::parse::keys::{SERVICE, WORK_ITEM};
+    use crate::parse::lists::NOT_A_SERVICE;
 
     /// Every example is a value that its key takes, so that no error proposes another error.
     #[test]

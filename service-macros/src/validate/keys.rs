@@ -108,7 +108,7 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
             // A wrong value or name of the other key has been reported already.
             let satisfied = match args.get(key) {
                 Some(other) => other.value.is_none() || value.is_none() || other.text() == value,
-                None => !args.complete,
+                None => args.is_unread(key),
             };
             if satisfied {
                 return None;
@@ -239,6 +239,8 @@ mod tests {
             let errors = errors(arguments, form).unwrap();
             assert_eq!(errors.matches("compile_error").count(), 1, "{arguments}: {errors}");
         }
+        let other = errors("intervall = 30, catch_up = \"latest\"", Form::Update).unwrap();
+        assert_eq!(other.matches("compile_error").count(), 2, "the unknown key is not the missing one: {other}");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use syn::{Error, GenericArgument, Lifetime, PathArguments, Type};
 use crate::diagnostics::Diagnostics;
 use crate::model::{Model, Subject};
 use crate::parse::item::{Function, Impl};
+use crate::parse::lists::Dependency;
 use crate::parse::names;
-use crate::parse::value::{Dependency, Literal};
+use crate::parse::value::Literal;
 use crate::validate::signatures::{blocking_impl_to_write, impl_to_write};
 
 /// Rules about the id and the dependencies.
