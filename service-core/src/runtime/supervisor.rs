@@ -318,6 +318,11 @@ impl Supervisor {
             self.due = Due::AtOnce;
             self.nominal = self.cx.nominal.continued();
         }
+        self.serve_fire();
+    }
+
+    /// The cron fire of this run counts as served.
+    fn serve_fire(&mut self) {
         if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }

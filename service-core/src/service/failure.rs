@@ -55,7 +55,7 @@ pub enum Recovery {
     /// Retry after [`Failure::retry_delay`] with a fresh instance. For an instance that cannot be repaired, such as one
     /// with a broken connection.
     Rebuild,
-    /// Do not count the failure. The next run is the next regular one.
+    /// Do not count the failure. The next run is the next regular one, and a cron fire counts as served.
     Ignore,
     /// Stop the service, for manual intervention. It is `Stopped` and unhealthy until it is started again.
     Stop,

@@ -273,8 +273,10 @@ impl Supervisor {
         None
     }
 
-    /// Leaves the failure without a consequence: the service waits for the next regular run.
+    /// Leaves the failure without a consequence: the service waits for the next regular run. A cron fire counts as
+    /// served.
     fn ignore(&mut self, times: Option<Times>) {
+        self.serve_fire();
         self.woken = false;
         let service = &self.cx.service;
         service.update(|state| {
@@ -291,9 +293,7 @@ impl Supervisor {
     /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.
     fn give_up(&mut self, failure: &Failure, times: Option<Times>) {
         let (service, run, failures) = (self.cx.service.clone(), self.cx.run, failure.count);
-        if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
-            cron.done();
-        }
+        self.serve_fire();
         match times {
             Some((started, ended)) => self.plan_regular(started, ended),
             None => self.plan_without_run(),

@@ -393,6 +393,15 @@ mod fires {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_fire_of_a_failure_that_is_ignored_is_recorded() {
+        let script = Script::new().update(async |_| fails()).on_failure(|_| Recovery::Ignore);
+        let extension = in_one_log(&script);
+        let service = every_minute(script, extension);
+        tokio::time::sleep(secs(130)).await;
+        assert_eq!((service.log.count("run 2"), service.log.count(RECORDED)), (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_service_is_not_ready_before_its_last_fire_has_been_read() {
         let script = Script::new();
         let extension = in_one_log(&script);
