@@ -109,6 +109,8 @@ on_each! {
     a_probe_is_checked_on_virtual_time,
     failed_rows_are_tried_again_on_virtual_time,
     single_runs_of_an_instance_know_the_rows_that_were_refused,
+    single_runs_that_claim_each_know_the_rows_that_were_left_out,
+    two_single_runs_at_the_same_time_take_different_rows,
     real_time_ends_no_claim,
 }
 
@@ -829,6 +831,51 @@ async fn single_runs_of_an_instance_know_the_rows_that_were_refused(bed: Bed) {
         bed.bed.update(&mut service).await;
     }
     assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed'").await, 4);
+}
+
+/// Claims one row in each run, and commits it by itself.
+#[derive(Default)]
+struct OneEach;
+
+#[service(discover = false)]
+impl OneEach {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.claim_each::<crate::tables::job::Entity>(1).for_each(async |_| ()).await
+    }
+}
+
+/// A trigger undoes the update of the first row, so it is left out. Each run knows that.
+async fn single_runs_that_claim_each_know_the_rows_that_were_left_out(bed: Bed) {
+    crate::tables::jobs(&bed.db, 4).await;
+    match bed.db.get_database_backend() {
+        DbBackend::Postgres => {
+            let function = "CREATE FUNCTION keep() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ LANGUAGE plpgsql";
+            bed.execute(function).await;
+            bed.execute(
+                "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW WHEN (OLD.id = 1) EXECUTE FUNCTION keep()",
+            )
+            .await;
+        }
+        _ => {
+            bed.execute(
+                "CREATE TRIGGER keep AFTER UPDATE OF status ON job WHEN NEW.id = 1 AND NEW.status <> 'pending' \
+                 BEGIN UPDATE job SET status = 'pending' WHERE id = 1; END",
+            )
+            .await;
+        }
+    }
+    for _ in 0..8 {
+        bed.bed.update(&mut OneEach).await;
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed'").await, 3);
+}
+
+/// Claims its rows while another run of the same type does.
+async fn two_single_runs_at_the_same_time_take_different_rows(bed: Bed) {
+    crate::tables::jobs(&bed.db, 5).await;
+    let (mut one, mut other) = (Unhurried, Unhurried);
+    let (one, other) = tokio::join!(bed.bed.update(&mut one), bed.bed.update(&mut other));
+    assert_eq!((one.processed() + other.processed(), one.error().is_none(), other.error().is_none()), (5, true, true));
 }
 
 /// Takes more real time than a claim lasts, and no virtual time.

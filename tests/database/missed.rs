@@ -179,8 +179,19 @@ fn fires_under_a_schedule_of_another_kind_are_not_missed(url: &str) {
             bed.run_for(hours(3)).await;
             assert!(service.health().runs >= 3, "{settings:?}");
             remove_override(db, "hourly", settings.0).await.unwrap();
+            bed.run_for(minutes(1)).await;
         });
         assert_eq!(serves(url, "19:30", &[], minutes(1)), 0, "{settings:?}");
+        assert_eq!(serves(url, "20:30", &[], minutes(1)), 1, "{settings:?}: 20");
+        // Also if the process has begun with the other one.
+        process(url, "20:40", &[], async |bed, db| {
+            set_override(db, &Override::new("hourly", settings.0, settings.1)).await.unwrap();
+            bed.start_of::<Hourly>().await;
+            bed.run_for(hours(1)).await;
+            remove_override(db, "hourly", settings.0).await.unwrap();
+            bed.run_for(minutes(1)).await;
+        });
+        assert_eq!(serves(url, "22:30", &[], minutes(1)), 1, "{settings:?}: 22");
     }
 }
 

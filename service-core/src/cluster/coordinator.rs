@@ -396,9 +396,8 @@ impl LeaseTasks {
                     // Requests may wait for a holder.
                     self.fleet.report_soon();
                 } else {
-                    // It has been stopped meanwhile, or the answer came too late.
-                    // One try, since other leases wait for this task.
-                    self.release(id, taken.epoch, None, lease.length, 1).await;
+                    // It has been stopped meanwhile, or the answer came too late. Other leases wait for this task.
+                    self.release(id, taken.epoch, None, lease.length, 2).await;
                 }
                 false
             }

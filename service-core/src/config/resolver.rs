@@ -430,7 +430,7 @@ impl<'a> Resolver<'a> {
     /// `.set("batch_size", …)` of the test bed applies to the services that have this setting. Another one may have it.
     fn check_set_for_all(&mut self, key: &str, setting: &Setting, fields: Option<&[&str]>) {
         let names = keys::options().map(|key| key.name).chain(fields.into_iter().flatten().copied());
-        let near = keys::synonym(key).or_else(|| nearest(key, names).filter(|near| is_probably(key, near)));
+        let near = nearest(key, names).filter(|near| is_probably(key, near)).or_else(|| keys::synonym(key));
         if let Some(near) = near {
             self.warnings.push(format!("{setting} may have no effect: if `{near}` is meant, correct the name"));
         }

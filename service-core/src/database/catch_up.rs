@@ -38,7 +38,7 @@ pub struct LastRun {
     pub run: Option<DateTime<Utc>>,
     /// The last fire that was served.
     pub fire: Option<DateTime<Utc>>,
-    /// The text of that schedule.
+    /// The text of that schedule; empty if the service has since run under a schedule that is not caught up.
     pub schedule: Option<String>,
 }
 
@@ -106,15 +106,19 @@ pub(crate) async fn mark_fire(
     }
 }
 
-/// Forgets the fires of services: the next start with a schedule that is caught up counts from then on, as with any other
-/// schedule than the stored one.
+/// Forgets the fires of services up to this time: the next start with a schedule that is caught up counts from then on,
+/// as with any other schedule than the stored one.
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn forget_fires(db: &impl ConnectionTrait, service_ids: &[Arc<str>]) -> Result<()> {
+pub(crate) async fn forget_fires(
+    db: &impl ConnectionTrait,
+    service_ids: &[Arc<str>],
+    until: DateTime<Utc>,
+) -> Result<()> {
     let is_stored = Condition::all()
         .add(Expr::col("service_id").is_in(service_ids.iter().map(|id| &**id)))
-        .add(Expr::col("last_fire").is_not_null())
+        .add(Expr::col("last_fire").lte(format_time(until)))
         .add(Expr::col("schedule").is_null().or(Expr::col("schedule").ne(NO_SCHEDULE)));
     let select = Query::select().column("service_id").from("service_state").cond_where(is_stored.clone()).to_owned();
     // Most services have no fires, so that nothing is written.
@@ -169,7 +173,7 @@ fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
     Expr::case(stays, old(name)).finally(new(name)).into()
 }
 
-/// The fires that services skip, since they are paused or were stopped by hand. See
+/// The fires that services skip, since they are paused, were stopped by hand, or run under another schedule. See
 /// [`skips_fires_since`](crate::runtime::status::Status::skips_fires_since).
 #[derive(Debug, Default)]
 pub(crate) struct SkippedFires {
@@ -215,24 +219,20 @@ impl SkippedFires {
 
     /// Returns services that have run under a schedule which is not caught up, and whose fires are not forgotten yet.
     pub(crate) fn to_forget(&self, services: &Services) -> Vec<Arc<str>> {
+        let runs_otherwise = |service: &Arc<RegisteredService>| {
+            let state = service.inner.lock();
+            state.status.stats.runs > 0 && state.requests.options.schedule.caught_up().is_none()
+        };
+        let ids = services.all().into_iter().filter(runs_otherwise).map(|service| service.id().clone());
         let mut forgotten = self.forgotten.lock();
-        let mut ids = Vec::new();
-        for service in services.all() {
-            let (is_caught_up, runs) = {
-                let state = service.inner.lock();
-                (state.requests.options.schedule.caught_up().is_some(), state.status.stats.runs)
-            };
-            if is_caught_up {
-                forgotten.remove(service.id());
-            } else if runs > 0 && ids.len() < MOST_IDS && !forgotten.contains(service.id()) {
-                ids.push(service.id().clone());
-            }
-        }
-        ids
+        // Without those that are caught up again, or not registered any more.
+        let (known, new): (BTreeSet<_>, BTreeSet<_>) = ids.partition(|id| forgotten.contains(id));
+        *forgotten = known;
+        new.into_iter().take(MOST_IDS).collect()
     }
 
     /// The fires of these services have been forgotten.
-    pub(crate) fn forgotten(&self, service_ids: Vec<Arc<str>>) {
+    pub(crate) fn set_forgotten(&self, service_ids: Vec<Arc<str>>) {
         self.forgotten.lock().extend(service_ids);
     }
 

@@ -1,8 +1,7 @@
 //! [`DatabaseExtension`]: the part of the database in the loop of every service.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use sea_orm::DbBackend;
@@ -60,8 +59,8 @@ pub(crate) struct DatabaseExtension {
     /// What decides which replica runs a service, if something does.
     leases: OnceLock<Arc<dyn Leases>>,
     operator_store: OnceLock<Arc<DatabaseOperatorStore>>,
-    /// What is known of the tables of work, by service. Only in a test bed.
-    work_in_bed: Mutex<BTreeMap<Arc<str>, Arc<WorkState>>>,
+    /// What the single runs of a test bed know of the tables of work, by service. Each run registers its service.
+    work_in_bed: Mutex<BTreeMap<Arc<str>, (Weak<ServiceInner>, Arc<WorkState>)>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
 }
@@ -197,19 +196,19 @@ impl Extension for DatabaseExtension {
         self.watcher().rows.apply_again(services);
     }
 
-    fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
+    fn registered(&self, services: &Arc<Services>, service: &Arc<ServiceInner>) {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
         self.notifier.attach(services);
         let mut db = self.service_db(services, service.id.clone());
         if services.shared.polls.is_some() {
-            // A test bed makes single runs of an instance, each of which registers it.
-            match self.work_in_bed.lock().entry(service.id.clone()) {
-                // Two runs at the same time are those of two services.
-                Entry::Occupied(known) if Arc::strong_count(known.get()) == 1 => db.work = known.get().clone(),
-                Entry::Occupied(mut known) => _ = known.insert(db.work.clone()),
-                Entry::Vacant(new) => _ = new.insert(db.work.clone()),
+            let mut known = self.work_in_bed.lock();
+            if let Some((last, work)) = known.get(&service.id) {
+                // Of two runs at the same time, each knows what it has met itself.
+                let is_in_run = last.upgrade().is_some_and(|last| last.lock().status.in_run());
+                db.work = if is_in_run { db.work } else { work.clone() };
             }
+            known.insert(service.id.clone(), (Arc::downgrade(service), db.work.clone()));
         }
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));

@@ -424,7 +424,8 @@ fn unready(snapshot: &Snapshot, now: Instant) -> Option<(HealthStatus, String)> 
     let is_unready = snapshot.options.long_run().is_some() && snapshot.status.in_run() && !snapshot.status.is_ready();
     let going = now.saturating_duration_since(snapshot.status.stats.last_started.filter(|_| is_unready)?);
     let status = assess_building(going)?;
-    Some((status, format!("not ready: its `run` has not called `ready` for {}", humanize::long(going))))
+    let going = humanize::long(going);
+    Some((status, format!("not ready: its `run` has not called `ready` for {going}{}", last_error(snapshot))))
 }
 
 /// Describes a blocking run whose time is over and that has not returned. It cannot be cancelled, and no other run

@@ -46,7 +46,7 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
     fn apply_rows_again(&self, _services: &Services) {}
 
     /// A service has been registered.
-    fn registered(&self, _services: &Arc<Services>, _service: &ServiceInner) {}
+    fn registered(&self, _services: &Arc<Services>, _service: &Arc<ServiceInner>) {}
 
     /// Called before all services start.
     ///

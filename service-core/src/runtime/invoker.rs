@@ -24,8 +24,8 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
 use crate::service::error::Error;
 
-/// How many operations tokio lets a task do before it interrupts it.
-const BUDGET: u64 = 128;
+/// How many polls it counts as if tokio interrupts code after 128 operations.
+const INTERRUPTED: u64 = 25;
 /// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
 
@@ -111,7 +111,7 @@ impl Invoker {
         let called = self.call(span, || work(task));
         if let Some(polls) = &self.service.shared.polls {
             let is_interrupted = !tokio::task::coop::has_budget_remaining();
-            polls.count(&self.service.id, if is_interrupted { BUDGET } else { 1 });
+            polls.count(&self.service.id, if is_interrupted { INTERRUPTED } else { 1 });
         }
         match called {
             Caught::Returned(Poll::Ready(value)) => Poll::Ready(InvokeResult::Done(value)),

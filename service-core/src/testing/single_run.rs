@@ -65,7 +65,11 @@ impl TestBed {
             Ok(outcome) => (outcome, None),
             Err(error) => (Outcome::idle(), Some(error)),
         };
-        RunReport { outcome: service_inner.lock().take_progress(outcome), error, duration }
+        let outcome = service_inner.update(|state| {
+            state.status.end_as_requested(Instant::now());
+            state.take_progress(outcome)
+        });
+        RunReport { outcome, error, duration }
     }
 
     /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as

@@ -21,7 +21,7 @@ use crate::sync::Mutex;
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
 /// More polls of a service's code than this at one moment count as endless. A run may process a million rows at one
-/// moment. Code that tokio interrupts because it never waits counts by its operations.
+/// moment. A poll that tokio interrupts, because it never waits, takes longer and counts as several.
 const MOST_POLLS: u64 = 5_000_000;
 /// For so long in real time, blocking code may keep virtual time from moving while nothing else happens. It does not
 /// end by itself if it waits, in its own way, for what only happens when time moves.

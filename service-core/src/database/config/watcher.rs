@@ -238,21 +238,22 @@ impl TableWatcher {
                 return true;
             }
         }
+        let until = services.shared.clock.wall_now().into();
         let to_forget = self.skipped.to_forget(services);
         if !to_forget.is_empty() {
-            let forget = tokio::time::timeout(self.poll_timeout(), self.forget_fires(&to_forget));
+            let forget = tokio::time::timeout(self.poll_timeout(), self.forget_fires_until(&to_forget, until));
             match forget.await.unwrap_or_else(|_| Err(no_answer(self.poll_timeout()))) {
-                Ok(()) => self.skipped.forgotten(to_forget),
+                Ok(()) => self.skipped.set_forgotten(to_forget),
                 Err(error) => debug!("fires under an earlier schedule cannot be forgotten, trying again: {error:#}"),
             }
         }
         true
     }
 
-    async fn forget_fires(&self, service_ids: &[Arc<str>]) -> Result<()> {
+    async fn forget_fires_until(&self, service_ids: &[Arc<str>], until: DateTime<Utc>) -> Result<()> {
         let forget = self.pool.with_db(|db| async move {
             let tx = self.pool.begin(&db).await?;
-            forget_fires(&tx, service_ids).await?;
+            forget_fires(&tx, service_ids, until).await?;
             Ok(limited::commit(tx).await?)
         });
         forget.await

@@ -96,14 +96,14 @@ impl Notifier {
         }
     }
 
-    /// The topics of the services that have claimed rows of this table. The claims of a service that stands by are made
-    /// elsewhere; if no service here has claimed rows, so may be those of each service that does not run here.
+    /// The topics of the services that have claimed rows of this table, and of those that do not run here: their claims
+    /// are made elsewhere. A service that is woken in vain finds no row; one that is not woken would leave rows.
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
         let workers: Vec<_> = self.workers.lock().get(table).into_iter().flatten().cloned().collect();
         let elsewhere = services.all().into_iter().filter(|service| {
             let state = service.inner.lock();
-            state.state() == ServiceState::Standby || (workers.is_empty() && !state.serves_requests())
+            !state.serves_requests() || state.state() == ServiceState::Standby
         });
         workers
             .iter()

@@ -154,8 +154,10 @@ impl<E: WorkItem> DueRows<E> {
                 Some((time, _)) if time.as_str() == column.as_str() => {
                     select.order_by(instant(Expr::col(time.as_column_ref())), order.clone())
                 }
-                _ => select.order_by(*column, order.clone()),
+                _ => select,
             };
+            // Instants are rounded to a millisecond.
+            select = select.order_by(*column, order.clone());
         }
         E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
     }

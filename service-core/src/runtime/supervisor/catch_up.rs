@@ -90,7 +90,9 @@ impl Supervisor {
         let options = self.options.clone();
         let Some(schedule) = options.schedule.caught_up() else { return };
         let now = self.services.shared.clock.wall_now();
-        self.cron().follow(schedule, now);
+        // The first instance is built after the last fire has been read, unless the schedule was another one then.
+        let was_read = self.once || !self.was_built || self.is_taken_over || self.cron().has_read();
+        self.cron().follow(schedule, now, was_read);
         if self.due == Due::Missed && !self.cron().has_missed() {
             self.due = Due::Cron;
         }

@@ -221,7 +221,7 @@ impl Supervisor {
         let (from, now) = self.cron_from();
         self.follow_schedule();
         match schedule.catch_up {
-            CatchUp::None => self.cron().forget_missed(),
+            CatchUp::None => self.cron().end_catch_up(),
             _ if !self.cron().has_missed() => self.backfill(),
             _ => {}
         }

@@ -71,15 +71,17 @@ impl CronTimer {
     /// Another kind of schedule holds from now on. No fire of this time is due or missed when cron holds again.
     pub(crate) fn leave(&mut self) {
         self.fire = None;
-        self.forget_missed();
-        if let Some(text) = &mut self.schedule {
-            // Equal to no schedule.
-            *text = Box::default();
-        }
+        self.end_catch_up();
     }
 
-    /// Missed fires are not made up.
-    pub(crate) fn forget_missed(&mut self) {
+    /// Fires are not caught up from now on. If they are again later, they count from then on.
+    pub(crate) fn end_catch_up(&mut self) {
+        self.forget_missed();
+        // Equal to no schedule.
+        self.schedule = Some(Box::default());
+    }
+
+    fn forget_missed(&mut self) {
         self.missed.clear();
         self.made_up_to = None;
     }
@@ -125,6 +127,11 @@ impl CronTimer {
         self.paused_since = self.paused_since.or(paused_since);
     }
 
+    /// Whether the last fire has been read, or is being read.
+    pub(crate) fn has_read(&self) -> bool {
+        self.made_up_to.is_some() || self.served.is_some()
+    }
+
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
         // `done` needs the last one.
@@ -133,11 +140,11 @@ impl CronTimer {
 
     /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and
     /// the present time is to be recorded: with the fire of the current run, if there is one, because its retries must
-    /// find in the database what the run has recorded there.
-    pub(crate) fn follow(&mut self, schedule: &CronSchedule, now: SystemTime) {
+    /// find in the database what the run has recorded there. `was_read`: the last fire has been read, or will be.
+    pub(crate) fn follow(&mut self, schedule: &CronSchedule, now: SystemTime, was_read: bool) {
         let text = schedule.text();
         let previous = self.schedule.replace(text.as_str().into());
-        if previous.is_some_and(|previous| *previous != *text) {
+        if previous.map_or(!was_read, |previous| *previous != *text) {
             self.forget_missed();
             match self.in_run {
                 Some(_) => self.skip(now, now),

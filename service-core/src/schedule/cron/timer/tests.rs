@@ -34,7 +34,7 @@ fn a_fire_that_another_process_has_served_is_not_repeated_by_a_clock_that_is_beh
 fn a_served_fire_survives_several_losses_of_the_lease() {
     let daily = schedule("0 3 * * *", "UTC");
     let mut timer = CronTimer::default();
-    timer.follow(&daily, at("2026-01-01 02:00:00"));
+    timer.follow(&daily, at("2026-01-01 02:00:00"), true);
     timer.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
     timer.serve();
     timer.done();
@@ -53,14 +53,14 @@ fn another_schedule_is_recorded_only_after_the_run_whose_fire_may_be_retried() {
     let (daily, hourly) = (schedule("0 3 * * *", "UTC"), schedule("0 * * * *", "UTC"));
     let (fire, changed) = (at("2026-01-01 03:00:00"), at("2026-01-01 03:05:00"));
     let mut timer = CronTimer::default();
-    timer.follow(&daily, at("2026-01-01 02:00:00"));
+    timer.follow(&daily, at("2026-01-01 02:00:00"), true);
     timer.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
     assert_eq!(timer.serve(), Some(fire));
-    timer.follow(&hourly, changed);
+    timer.follow(&hourly, changed, true);
     assert_eq!(timer.unrecorded(), None, "the run may have recorded its fire in its own transaction");
     timer.done();
     assert_eq!(timer.unrecorded(), Some(changed));
-    timer.follow(&daily, at("2026-01-01 04:05:00"));
+    timer.follow(&daily, at("2026-01-01 04:05:00"), true);
     assert_eq!(timer.unrecorded(), Some(at("2026-01-01 04:05:00")), "no run is in progress");
 }
 
