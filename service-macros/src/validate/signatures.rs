@@ -3,6 +3,8 @@
 use quote::ToTokens;
 use syn::{GenericArgument, Lifetime, Path, PathArguments, Receiver, ReceiverKind, Type};
 
+use crate::parse::words::mentions;
+
 pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
 pub(crate) const RUN: &str = "async fn run(&mut self, cx: &Context) -> Result<()>";
 pub(crate) const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
@@ -38,11 +40,13 @@ fn is_static(lifetime: &Lifetime) -> bool {
     lifetime.ident == "static"
 }
 
-/// Whether a receiver's type is one of those around `Self`, such as `Box<Self>`.
+/// Whether a receiver's type is one of those around `Self`, such as `Box<Self>`. A type of the user's may have the name
+/// of one.
 fn is_pointer(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
-            ["Box", "Rc", "Arc", "Pin"].iter().any(|pointer| last.ident == pointer) && !last.arguments.is_none()
+            ["Box", "Rc", "Arc", "Pin"].iter().any(|pointer| last.ident == pointer)
+                && mentions(last.arguments.to_token_stream(), "Self")
         }),
         Type::Reference(_) => true,
         Type::Group(inner) => is_pointer(&inner.elem),
@@ -122,5 +126,15 @@ mod tests {
         }
         assert!(!is_shared_reference(&parse_quote!(&'static Failure)));
         assert!(is_shared_reference(&parse_quote!(&'a Failure)));
+    }
+
+    #[test]
+    fn a_type_of_the_users_may_have_the_name_of_a_pointer() {
+        for receiver in [parse_quote!(self: &mut Pin<Gpio4>), parse_quote!(self: &Self), parse_quote!(&self)] {
+            assert!(is_reference(&receiver), "{}", text(&receiver));
+        }
+        for receiver in [parse_quote!(self: &Box<Self>), parse_quote!(self: &mut Pin<Box<Self>>)] {
+            assert!(!is_reference(&receiver), "{}", text(&receiver));
+        }
     }
 }
