@@ -3,6 +3,14 @@
 use proc_macro2::TokenStream;
 use syn::Error;
 
+/// Several errors as one.
+pub(crate) fn combined(errors: impl IntoIterator<Item = Error>) -> Option<Error> {
+    errors.into_iter().reduce(|mut all, next| {
+        all.combine(next);
+        all
+    })
+}
+
 /// The errors found so far.
 #[derive(Default)]
 pub(crate) struct Diagnostics(Option<Error>);

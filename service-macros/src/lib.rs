@@ -44,11 +44,16 @@ pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 
 /// The attribute as a plain function, so that tests can inspect the output.
 fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
+    let parsed = Item::parse(item.clone());
+    if let Some(error) = validate::twice(&parsed) {
+        let error = error.into_compile_error();
+        return quote!(#item #error);
+    }
     let mut diagnostics = Diagnostics::default();
     let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);
     validate::keys::check(&args, &mut diagnostics);
 
-    let (model, expandable) = match Item::parse(item.clone()) {
+    let (model, expandable) = match parsed {
         Item::Impl(block) => {
             if let Some(form) = Form::of_impl(&block) {
                 validate::keys::check_form(&args, form, &mut diagnostics);

@@ -401,6 +401,26 @@ fn methods_and_bodies_that_come_through_macro_variables_are_found() {
 }
 
 #[test]
+fn a_second_attribute_on_an_item_is_one_error_and_the_first_writes_no_code() {
+    for path in [quote!(service), quote!(service_core::service), quote!(::service_core::service)] {
+        for item in [
+            quote!(#[#path(delay = 5)] impl Sender { fn updat(self) {} }),
+            quote!(#[doc = "sends"] #[#path] async fn send(&self, batch: u32) {}),
+        ] {
+            let text = crate::attribute(quote!(intervall = 30), item.clone()).to_string();
+            let error = quote!(::core::compile_error! { "`#[service]` is written twice: remove one of them" });
+            assert_eq!(text, quote!(#item #error).to_string());
+        }
+    }
+    let other = quote!(
+        #[other::service]
+        async fn tick() {}
+    );
+    let text = crate::attribute(quote!(), other).to_string();
+    assert!(text.contains("__update") && !text.contains("compile_error"), "{text}");
+}
+
+#[test]
 fn tokens_that_are_no_item_are_returned_with_an_error() {
     for item in [quote!(impl Sender for), quote!(async fn tick(cx) {}), quote!()] {
         let text = crate::attribute(quote!(), item.clone()).to_string();

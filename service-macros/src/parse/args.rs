@@ -2,12 +2,15 @@
 //!
 //! The list is split at its commas first, so that an error in one argument does not hide the errors in the others.
 
-use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
+use std::mem::take;
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::{Error, Path};
 
-use crate::diagnostics::Diagnostics;
+use crate::diagnostics::{Diagnostics, combined};
 use crate::parse::keys::{Key, Table};
 use crate::parse::value::{self, Literal, Value};
+use crate::parse::words::visible;
 
 /// The arguments, in the order written.
 pub(crate) struct Args {
@@ -36,9 +39,7 @@ impl Args {
     ) -> Self {
         let mut args = Self { table, args: Vec::new(), unread: Vec::new() };
         for tokens in attributes {
-            let mut arguments = vec![Vec::new()];
-            split_at_commas(tokens, &mut arguments, diagnostics);
-            for argument in arguments {
+            for argument in split_at_commas(tokens, diagnostics) {
                 if let Err(error) = args.argument(argument) {
                     diagnostics.push(error);
                 }
@@ -57,12 +58,12 @@ impl Args {
         }
         let tokens: Vec<TokenTree> = tokens.collect();
         let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
-        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| match self.after_missing_comma(tokens) {
-            Some(next) => {
-                self.unread.push(next.to_string());
-                Err(Error::new(next.span(), format!("a comma is missing before `{next}`")))
-            }
-            None => value::read(key, tokens),
+        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| {
+            let next = self.after_missing_commas(tokens);
+            self.unread.extend(next.iter().map(ToString::to_string));
+            let missing =
+                next.iter().map(|next| Error::new(next.span(), format!("a comma is missing before `{next}`")));
+            combined(missing).map_or_else(|| value::read(key, tokens), Err)
         });
         let (value, result) = match value {
             Ok(value) => (Some(value), Ok(())),
@@ -72,19 +73,19 @@ impl Args {
         result
     }
 
-    /// `interval = 30 delay = 5` lacks a comma. Returns what follows it.
-    fn after_missing_comma<'t>(&self, value: &'t [TokenTree]) -> Option<&'t Ident> {
-        let next = value.windows(2).skip(1).find_map(|pair| match pair {
+    /// `interval = 30 delay = 5` lacks a comma. Returns the key after each that is missing.
+    fn after_missing_commas<'t>(&self, value: &'t [TokenTree]) -> Vec<&'t Ident> {
+        let next = value.windows(2).skip(1).filter_map(|pair| match pair {
             [TokenTree::Ident(next), TokenTree::Punct(equals)] if equals.as_char() == '=' => Some(next),
             _ => None,
         });
         let last = match value {
-            // The end of a path may be called as a key is.
-            [.., TokenTree::Punct(colon), TokenTree::Ident(_)] if colon.as_char() == ':' => None,
+            // The end of a path and the value of the next key may be called as a key is.
+            [.., TokenTree::Punct(sign), TokenTree::Ident(_)] if matches!(sign.as_char(), ':' | '=') => None,
             [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
             _ => None,
         };
-        next.or(last)
+        next.chain(last).collect()
     }
 
     /// Whether this key was probably meant by an argument that could not be read, which is an error already.
@@ -184,24 +185,22 @@ impl Arg {
     }
 }
 
-fn split_at_commas(tokens: TokenStream, arguments: &mut Vec<Vec<TokenTree>>, diagnostics: &mut Diagnostics) {
-    for token in tokens {
-        let Some(argument) = arguments.last_mut() else { return };
+fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Vec<TokenTree>> {
+    let (mut arguments, mut argument) = (Vec::new(), Vec::new());
+    for token in visible(tokens) {
         match token {
             TokenTree::Punct(comma) if comma.as_char() == ',' => {
                 if argument.is_empty() {
                     diagnostics.push(Error::new(comma.span(), "unexpected comma: remove it"));
                 } else {
-                    arguments.push(Vec::new());
+                    arguments.push(take(&mut argument));
                 }
-            }
-            // An argument or a key that came through a `macro_rules!` variable is wrapped in an invisible group.
-            TokenTree::Group(group) if group.delimiter() == Delimiter::None && argument.is_empty() => {
-                split_at_commas(group.stream(), arguments, diagnostics);
             }
             token => argument.push(token),
         }
     }
+    arguments.push(argument);
+    arguments
 }
 
 /// The tokens after the `=`.
@@ -217,5 +216,31 @@ fn value_tokens<'t>(key: Key, ident: &Ident, tokens: &'t [TokenTree]) -> Result<
             rest => Ok(rest),
         },
         [other, ..] => Err(Error::new(other.span(), format!("expected `=` after `{ident}`: {write}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proc_macro2::{Delimiter, Group};
+    use quote::quote;
+
+    use super::*;
+    use crate::parse::keys::SERVICE;
+
+    #[test]
+    fn arguments_that_came_through_macro_variables_are_split() {
+        let parse = |tokens: TokenStream| {
+            let mut diagnostics = Diagnostics::default();
+            let args = Args::parse(SERVICE, [tokens], &mut diagnostics);
+            let keys: Vec<&str> = args.iter().map(|arg| arg.key.name).collect();
+            (keys, diagnostics.into_compile_errors().to_string())
+        };
+        let invisible = |tokens| Group::new(Delimiter::None, tokens);
+        let (first, five) = (invisible(quote!(interval = 30)), invisible(quote!(5)));
+        let second = invisible(quote!(timeout = #five));
+        assert_eq!(parse(quote!(#first, #second)), (vec!["interval", "timeout"], String::new()));
+        let (_, errors) = parse(quote!(#first #second));
+        assert_eq!(errors.matches("compile_error").count(), 1, "{errors}");
+        assert!(errors.contains("a comma is missing before `timeout`"), "{errors}");
     }
 }

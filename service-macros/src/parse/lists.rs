@@ -4,6 +4,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use syn::parse::{ParseStream, Parser};
 use syn::{Error, Lit, Path, Token, Type};
 
+use crate::diagnostics::combined;
 use crate::parse::item::ungrouped;
 use crate::parse::names;
 
@@ -29,11 +30,7 @@ pub(crate) fn items<T>(list: TokenStream, item: impl Fn(ParseStream<'_>) -> Resu
         Ok((items, errors))
     };
     let (items, errors) = read.parse2(list)?;
-    let all = errors.into_iter().reduce(|mut all, next| {
-        all.combine(next);
-        all
-    });
-    all.map_or(Ok(items), Err)
+    combined(errors).map_or(Ok(items), Err)
 }
 
 pub(crate) const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";

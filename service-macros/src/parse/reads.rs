@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::{Pat, PatType, Signature};
 
 use crate::parse::item::{Function, Method, arguments};
-use crate::parse::words::mentions;
+use crate::parse::words::{mentions, visible};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReadsSettings {
@@ -63,7 +63,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// `for_own`: the code is the arguments of a method of the same impl.
     fn read(&self, code: TokenStream, for_own: bool) -> ReadsSettings {
-        let tokens: Vec<TokenTree> = code.into_iter().collect();
+        let tokens = visible(code);
         let read = |(at, token): (usize, &TokenTree)| {
             let (before, after) = (&tokens[..at], &tokens[at + 1..]);
             match token {
@@ -132,11 +132,18 @@ fn is_sign(token: &TokenTree, sign: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proc_macro2::Group;
+    use quote::quote;
+
     use super::*;
     use crate::parse::item::Item;
 
     fn read(code: &str) -> ReadsSettings {
-        match Item::parse(code.parse().unwrap()) {
+        read_tokens(code.parse().unwrap())
+    }
+
+    fn read_tokens(code: TokenStream) -> ReadsSettings {
+        match Item::parse(code.clone()) {
             Item::Impl(block) => by_methods(&block.methods),
             Item::Function(function) => by_function(&function),
             _ => panic!("{code}"),
@@ -155,6 +162,23 @@ mod tests {
             "impl S { fn configure(cx: &Context) -> Self { S { cx: cx.clone() } } fn update(&self) { self.cx.config() } }",
         ] {
             assert_eq!(read(code), ReadsSettings::Yes, "{code}");
+        }
+    }
+
+    #[test]
+    fn code_that_came_through_macro_variables_is_read() {
+        let invisible = |tokens| Group::new(Delimiter::None, tokens);
+        let cx = invisible(quote!(cx));
+        let nested = invisible(cx.to_token_stream());
+        for (body, reads) in [
+            (quote!(#nested.config()), ReadsSettings::Yes),
+            (invisible(quote!(cx.config())).to_token_stream(), ReadsSettings::Yes),
+            (quote!(load(#cx)), ReadsSettings::Perhaps),
+            (quote!(#cx.sleep(d).await), ReadsSettings::No),
+            (quote!(self.check(#nested)), ReadsSettings::No),
+        ] {
+            let code = quote!(impl S { fn update(&self, cx: &Context) { #body } fn check(&self, cx: &Context) {} });
+            assert_eq!(read_tokens(code), reads, "{body}");
         }
     }
 

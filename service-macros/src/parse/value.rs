@@ -55,15 +55,8 @@ struct ValueParser<'t> {
     tokens: &'t [TokenTree],
 }
 
-/// Reads the value of `key`.
+/// Reads the value of `key` from tokens without invisible groups around them.
 pub(crate) fn read(key: Key, tokens: &[TokenTree]) -> Result<Value, Error> {
-    // A value that came through a `macro_rules!` variable is wrapped in an invisible group.
-    if let [TokenTree::Group(group)] = tokens
-        && group.delimiter() == Delimiter::None
-    {
-        let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-        return read(key, &inner);
-    }
     ValueParser { key, tokens }.read()
 }
 

@@ -244,6 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn each_missing_comma_of_an_argument_is_an_error() {
+        for arguments in [
+            "max_failures = 5 retry_delay = 3 long_running = true, idle_timeout = \"2m\"",
+            "max_failures = 5 long_running = true retry_delay, idle_timeout = \"2m\"",
+        ] {
+            let errors = errors(arguments, Form::Function).unwrap();
+            assert_eq!(errors.matches("compile_error").count(), 2, "{arguments}: {errors}");
+            for key in ["retry_delay", "long_running"] {
+                assert!(errors.contains(&format!("a comma is missing before `{key}`")), "{arguments}: {errors}");
+            }
+        }
+        let value_like_a_key = errors("max_failures = 5 name = timeout", Form::Update).unwrap();
+        assert_eq!(value_like_a_key.matches("compile_error").count(), 1, "{value_like_a_key}");
+    }
+
+    #[test]
     fn the_path_of_the_crate_may_end_with_the_name_of_a_key() {
         assert_eq!(errors("crate = my_app::cron, jitter = 5", Form::Update), None);
         for bad in ["crate = my_app::core cron", "crate = my_app::core cron = \"@daily\""] {

@@ -9,15 +9,30 @@ mod suggestions;
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Error, GenericArgument, Lifetime, PathArguments, Type};
+use syn::{Attribute, Error, GenericArgument, Lifetime, PathArguments, Type};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Model, Subject};
-use crate::parse::item::{Function, Impl};
+use crate::parse::item::{Function, Impl, Item};
 use crate::parse::lists::Dependency;
 use crate::parse::names;
 use crate::parse::value::Literal;
 use crate::validate::signatures::{blocking_impl_to_write, impl_to_write};
+
+/// The error for a second `#[service]` on the same item. Only the last one writes code.
+pub(crate) fn twice(item: &Item) -> Option<Error> {
+    let attrs = match item {
+        Item::Impl(block) => &block.attrs,
+        Item::Function(function) => &function.attrs,
+        Item::Other { .. } | Item::Unreadable => return None,
+    };
+    let mut paths = attrs.iter().map(Attribute::path);
+    let second = paths.find(|path| {
+        let words: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        words == ["service"] || words == ["service_core", "service"]
+    })?;
+    Some(Error::new_spanned(second, "`#[service]` is written twice: remove one of them"))
+}
 
 /// Rules about the id and the dependencies.
 pub(crate) fn identity(model: &Model, diagnostics: &mut Diagnostics) {

@@ -32,4 +32,16 @@ async fn no_comma_no_value() {}
 #[service({ interval = 30 })]
 async fn braces() {}
 
+#[service(max_failures = 5 retry_delay = 3 long_running = true, idle_timeout = "2m")]
+async fn no_two_commas() {}
+
+macro_rules! no_comma_between {
+    ($first:meta, $second:meta) => {
+        #[service($first $second)]
+        async fn from_variables() {}
+    };
+}
+
+no_comma_between!(interval = 30, timeout = 5);
+
 fn main() {}

@@ -32,4 +32,14 @@ impl TooMany {
     fn cleanup(&mut self, _cx: &Context, _failure: &Failure) {}
 }
 
+#[derive(Default)]
+struct Static;
+
+#[service]
+impl Static {
+    async fn update(&mut self) {}
+
+    async fn cleanup(&mut self, _cx: &'static Context) {}
+}
+
 fn main() {}

@@ -59,4 +59,15 @@ impl ByValue {
     async fn update(&mut self) {}
 }
 
+struct Static;
+
+#[service]
+impl Static {
+    fn configure(_cx: &'static Context) -> Self {
+        Self
+    }
+
+    async fn update(&mut self) {}
+}
+
 fn main() {}

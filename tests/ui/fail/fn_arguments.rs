@@ -14,4 +14,7 @@ async fn number(_batch: u32) {}
 #[service]
 async fn two(_cx: &Context, _batch: u32) {}
 
+#[service]
+async fn for_the_whole_program(_cx: &'static Context) {}
+
 fn main() {}

@@ -60,4 +60,16 @@ impl Undecided {
     fn on_failure(&mut self, _failure: &Failure) {}
 }
 
+#[derive(Default)]
+struct Static;
+
+#[service]
+impl Static {
+    async fn update(&mut self) {}
+
+    fn on_failure(&self, _failure: &'static Failure) -> Recovery {
+        Recovery::Retry
+    }
+}
+
 fn main() {}

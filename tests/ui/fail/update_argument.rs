@@ -34,4 +34,30 @@ impl TooMany {
     async fn update(&mut self, _cx: &Context, _batch: u32) {}
 }
 
+#[derive(Default)]
+struct Static;
+
+#[service]
+impl Static {
+    async fn update(&mut self, _cx: &'static Context) {}
+}
+
+#[derive(Default)]
+struct StaticRun;
+
+#[service]
+impl StaticRun {
+    async fn run(&mut self, _cx: &'static Context) {}
+}
+
+type Cx<'a> = &'a Context;
+
+#[derive(Default)]
+struct StaticAlias;
+
+#[service]
+impl StaticAlias {
+    async fn update(&mut self, _cx: Cx<'static>) {}
+}
+
 fn main() {}
