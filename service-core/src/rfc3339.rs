@@ -22,6 +22,26 @@ fn clamped(at: SystemTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(LAST)
 }
 
+/// Parses a time, with `Z` or an offset such as `+01:00`.
+pub(crate) fn parse(text: &str) -> Option<SystemTime> {
+    if let Ok(at) = humantime::parse_rfc3339(text) {
+        return Some(at);
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    let (sign, time) = offset.split_at_checked(1)?;
+    let (hours, minutes) = time.split_once(':')?;
+    let number = |text: &str| (text.len() == 2).then(|| text.parse::<u8>().ok()).flatten();
+    let (hours, minutes) =
+        (number(hours).filter(|hours| *hours < 24)?, number(minutes).filter(|minutes| *minutes < 60)?);
+    let offset = Duration::from_secs((u64::from(hours) * 60 + u64::from(minutes)) * 60);
+    match sign {
+        "+" => local.checked_sub(offset),
+        "-" => local.checked_add(offset),
+        _ => None,
+    }
+}
+
 pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&millis(*at))
 }
@@ -66,6 +86,25 @@ pub(crate) mod list {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_is_read() {
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_268_800);
+        for text in ["2026-01-01T12:00:00Z", "2026-01-01T13:30:00+01:30", "2025-12-31T23:00:00.000-13:00"] {
+            assert_eq!(parse(text), Some(noon), "{text}");
+        }
+        for text in [
+            "",
+            "+01:00",
+            "2026-01-01T12:00:00+1:00",
+            "2026-01-01T12:00:00+24:00",
+            "2026-01-01T12:00:00 01:00",
+            "ä01:00",
+            "noon",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn every_time_has_a_text() {

@@ -52,6 +52,26 @@ async fn a_daily_time_that_dst_skips_has_its_run_at_the_end_of_the_skipped_hour(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_run_is_the_one_that_waits_for_its_jitter() {
+    for seed in 0..10 {
+        let seen = Seen::default();
+        let bed = TestBed::at(at("2026-06-01T00:00:00Z")).set("jitter", "10m").seed(seed);
+        let service = bed.start(Nightly(seen.clone())).await;
+        bed.run_for(secs(30 * 60 + 1)).await;
+        if service.health().runs == 1 {
+            // Its jitter was shorter than a second.
+            continue;
+        }
+        let next = service.health().next_run.unwrap();
+        let explained = service.explain().next_runs;
+        assert_eq!((explained[0], wall(explained[1]).as_str()), (next, "2026-06-02 00:30"));
+        bed.run_for(secs(10 * 60)).await;
+        let health = service.health();
+        assert_eq!((health.runs, health.last_run), (1, Some(next)), "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_daily_time_that_dst_repeats_has_one_run() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-10-24T12:00:00Z"));

@@ -195,7 +195,8 @@ async fn a_degradation_that_an_earlier_run_reports_is_ignored() {
     }
 
     let bed = TestBed::new();
-    let service = bed.start(Leaky).await;
+    let service = bed.start_fn(|| Leaky).await;
+    bed.run_for(secs(1)).await;
     assert_eq!(assessed(&service), "degraded: the stream is slow");
     bed.run_for(secs(60)).await;
     assert_eq!((assessed(&service).as_str(), service.health().runs), ("healthy", 2));
@@ -383,7 +384,10 @@ async fn a_run_that_is_never_ready_after_an_ignored_failure_is_not_healthy() {
     let bed = TestBed::new();
     let service = bed.start(Connects).await;
     bed.run_for(secs(41)).await;
-    assert_eq!(assessed(&service), "degraded: not ready: its `run` has not called `ready` for 40 s");
+    assert_eq!(
+        assessed(&service),
+        "degraded: not ready: its `run` has not called `ready` for 40 s: connection refused"
+    );
     bed.run_for(secs(600)).await;
     assert!(assessed(&service).starts_with("unhealthy: not ready: "), "{}", assessed(&service));
 }

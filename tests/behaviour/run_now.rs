@@ -163,3 +163,29 @@ async fn a_pause_after_run_now_does_not_cancel_that_run() {
     bed.run_for(secs(200)).await;
     assert_eq!((service.state(), log.times("run")), (ServiceState::Paused, vec![0.0, 10.0]));
 }
+
+/// On the system's clock: the value identifies the run, for example in a table.
+#[tokio::test]
+async fn a_run_and_its_retries_have_one_scheduled_time() {
+    #[derive(Default)]
+    struct Twice(Vec<Option<std::time::SystemTime>>);
+
+    #[service(interval = "1h", retry_delay = 0.01, discover = false)]
+    impl Twice {
+        async fn update(&mut self, cx: &Context) -> Result<()> {
+            self.0.extend([cx.scheduled_for(), cx.scheduled_for()]);
+            if self.0.len() < 6 {
+                return Err(Error::msg("not yet"));
+            }
+            self.0.dedup();
+            if self.0.len() == 1 && self.0[0].is_some() { Ok(()) } else { Err(Error::fatal(format!("{:?}", self.0))) }
+        }
+    }
+
+    let services = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+    let service = services.register_of::<Twice>("twice").start().await.unwrap();
+    while service.health().last_success.is_none() {
+        assert_ne!(service.state(), ServiceState::Failed, "{:?}", service.health().last_error);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

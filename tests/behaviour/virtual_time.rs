@@ -64,6 +64,37 @@ async fn a_run_that_never_waits_ends_run_for() {
     bed.run_for(secs(3)).await;
 }
 
+/// Wakes itself in each run.
+#[derive(Default)]
+struct Chain;
+
+#[service(on_demand = true, wake_on = ["next"], discover = false)]
+impl Chain {
+    async fn update(&mut self, cx: &Context) {
+        cx.notify("next");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `chain` keeps virtual time from moving: it has run")]
+async fn a_service_that_wakes_itself_ends_run_for() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Chain>().await;
+    service.wake();
+    bed.run_for(secs(3)).await;
+}
+
+#[tokio::test]
+async fn a_service_that_wakes_itself_leaves_room_for_others() {
+    let services = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+    let service = services.register_of::<Chain>("chain").start().await.unwrap();
+    service.wake();
+    while service.health().runs < 100 {
+        tokio::task::yield_now().await;
+    }
+    service.stop().await.unwrap();
+}
+
 /// Its channel always has a message. tokio interrupts it after some of them.
 #[derive(Default)]
 struct Busy;

@@ -138,6 +138,8 @@ pub(crate) async fn carry_out(
     let (by, why) = author.checked()?;
     let shared = app.clone();
     let work = async move {
+        let incarnation = || handle.service.inner.lock().status.incarnation;
+        let before = incarnation();
         let done = match (command, shared.store()) {
             (Command::Pause, Some(store)) => {
                 pause(&shared, &*store, &handle, &by, &why).await.map(|()| Effect::Complete)
@@ -145,7 +147,9 @@ pub(crate) async fn carry_out(
             (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await.map(|()| Effect::Complete),
             _ => call(&handle, command).await.map_err(ApiError::conflict),
         };
-        if is_made(&done) {
+        // A start that fails is a change, too.
+        let has_begun = matches!(command, Command::Start | Command::Reset) && incarnation() != before;
+        if is_made(&done) || has_begun {
             shared.record(handle.id(), command.name(), String::new(), &by, &why).await;
         }
         done.map(|effect| (handle.health(), effect))

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::error::{ApiError, ApiResult};
 use crate::config::parse_duration;
+use crate::rfc3339;
 
 /// The longest name of an operator and the longest reason, in characters.
 const MAX_NAME: usize = 100;
@@ -125,7 +126,7 @@ pub(crate) fn parse_until(text: &str, now: SystemTime) -> ApiResult<SystemTime> 
     let until = match parse_duration(text) {
         Some(duration) if duration <= LONGEST => now.checked_add(duration),
         Some(_) => None,
-        None => humantime::parse_rfc3339(text).ok().filter(|until| *until <= now + LONGEST),
+        None => rfc3339::parse(text).filter(|until| *until <= now + LONGEST),
     };
     match until {
         Some(until) if until > now => Ok(until),

@@ -169,6 +169,8 @@ fn paths(access: &Access) -> Paths {
         Api::new("metrics", "The metrics of all services, as Prometheus text.").ok(TEXT, text()),
     );
     add("/openapi.json", HttpMethod::Get, Api::new("openapi", "This description.").ok(JSON, map(any())));
+    let dashboard = Api::new("dashboard", "The dashboard: all services.").ok(HTML, text());
+    add("/", HttpMethod::Get, dashboard);
     add("/login", HttpMethod::Get, Api::new("login_page", "The page that asks for the token.").ok(HTML, text()));
     let login = Api::new("login", "Checks the token, and sets the cookie by which a browser sends it.");
     let login = login.body("Login", Required::True);

@@ -164,7 +164,7 @@ impl Leases for Coordinator {
         Box::pin(self.shared.fleet.reset_others(service))
     }
 
-    fn failed(&self) {
+    fn report_soon(&self) {
         self.shared.fleet.report_soon();
     }
 

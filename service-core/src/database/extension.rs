@@ -101,9 +101,9 @@ impl DatabaseExtension {
 
     /// Installs what decides which replica runs a service, once.
     pub(crate) fn install_leases(&self, leases: Arc<dyn Leases>) {
-        if !self.reaches_other_replicas() {
-            self.notifier.forward_by(&leases);
-        }
+        self.notifier.forward_by(&leases);
+        // Until the listener knows better.
+        self.notifier.set_arrive(self.has_listener());
         let _ = self.leases.set(leases);
     }
 
@@ -115,6 +115,13 @@ impl DatabaseExtension {
             write_lock: self.write_lock.clone(),
             monitor: self.pool().monitor.as_ref().map(|monitor| Arc::new(monitor.for_registry())),
         }
+    }
+
+    fn has_listener(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        return self.listener.is_some();
+        #[cfg(not(feature = "postgres"))]
+        false
     }
 
     fn watcher(&self) -> &Arc<TableWatcher> {

@@ -238,7 +238,9 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
         // `now` says when a `run` is retried.
         Schedule::LongRun(_) => return Vec::new(),
         Schedule::Cron(cron) => {
-            let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
+            let planned = snapshot.status.next_fire.filter(|_| retry.is_none() && !snapshot.status.in_run());
+            runs.extend(planned);
+            let after = planned.unwrap_or_else(|| clock.wall(retry.unwrap_or(now)));
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;

@@ -16,7 +16,7 @@ use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::runtime::status::WaitReason;
-use crate::schedule::{CronSchedule, Schedule};
+use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
 
 /// The health status of a service or of a registry.
@@ -188,35 +188,9 @@ fn next_run(snapshot: &Snapshot, clock: &Clock) -> Option<SystemTime> {
     // The next run begins after the code that runs now, whenever that ends. Health reports both.
     let is_held_up = configuring(snapshot, now).is_some() || blocked(snapshot, now).is_some();
     let due = snapshot.status.next_due.filter(|_| waits && !is_held_up)?;
-    match &snapshot.options.schedule {
-        // What is due next is a check of the wall clock.
-        Schedule::Cron(cron) if !snapshot.status.is_backing_off() => {
-            let overdue = overdue_fire(snapshot, cron, due, clock);
-            overdue.or_else(|| crate::schedule::cron::next(cron, not_before(snapshot, clock)))
-        }
-        _ => Some(clock.wall(due)),
-    }
-}
-
-/// Returns the fire whose run has not begun, although the check of the clock that was planned for `due` is late.
-fn overdue_fire(snapshot: &Snapshot, cron: &CronSchedule, due: Instant, clock: &Clock) -> Option<SystemTime> {
-    /// Less than the time between two fires. The two clocks differ by less.
-    const TOLERANCE: Duration = Duration::from_millis(500);
-    let now = Instant::now();
-    if now.saturating_duration_since(due) <= GRACE {
-        return None;
-    }
-    // The run of a fire waits for its jitter; fires before the last run have been served.
-    let earliest = clock.wall(due).checked_sub(snapshot.options.jitter.saturating_add(TOLERANCE))?;
-    let last_run = snapshot.status.stats.last_started.map(|at| clock.wall(at));
-    let from =
-        [last_run, Some(clock.wall(snapshot.status.grid.first()))].into_iter().flatten().fold(earliest, Ord::max);
-    crate::schedule::cron::next(cron, from).filter(|fire| *fire <= clock.wall(now))
-}
-
-/// Returns from when on a cron schedule counts: not before the initial delay is over.
-pub(crate) fn not_before(snapshot: &Snapshot, clock: &Clock) -> SystemTime {
-    clock.wall(snapshot.status.grid.first().max(Instant::now()))
+    let is_regular = matches!(snapshot.options.schedule, Schedule::Cron(_)) && !snapshot.status.is_backing_off();
+    // Then `due` is a check of the wall clock.
+    snapshot.status.next_fire.filter(|_| is_regular).or_else(|| Some(clock.wall(due)))
 }
 
 /// A run that is late by less than this is not reported.

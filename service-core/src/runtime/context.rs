@@ -321,7 +321,7 @@ impl Context {
     pub fn scheduled_for(&self) -> Option<SystemTime> {
         match self.nominal {
             Nominal::None => None,
-            Nominal::At(at) => Some(self.service.shared.clock.wall(at)),
+            Nominal::At(at) => Some(self.service.shared.clock.stable_wall(at)),
             Nominal::Fire(fire) | Nominal::Continued(fire) => Some(fire),
         }
     }

@@ -65,8 +65,8 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// The database does not answer.
     fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>>;
 
-    /// A service is `Failed` on this replica.
-    fn failed(&self);
+    /// A service has ended on this replica: the others are shown that soon.
+    fn report_soon(&self);
 
     /// Returns the host and process of this replica.
     fn label(&self) -> String;

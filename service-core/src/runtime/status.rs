@@ -107,6 +107,9 @@ pub(crate) struct Status {
     /// The code of these runs may still run.
     pub(crate) cancelled_runs: CancelledRuns,
     pub(crate) next_due: Option<Instant>,
+    /// With a cron schedule: when the run of the planned fire begins, by the wall clock. `next_due` is then the next
+    /// check of that clock.
+    pub(crate) next_fire: Option<SystemTime>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
     /// The grid of the schedule. Before the service is ready: the moment when its start began.
@@ -161,6 +164,7 @@ impl Status {
             cancelled_runs: CancelledRuns::default(),
             configuring_since: None,
             next_due: None,
+            next_fire: None,
             at_rest: false,
             grid: Grid::new(Instant::now()),
             wait_reason: None,

@@ -349,15 +349,15 @@ impl Supervisor {
         if self.invoker.extension.has_unsettled(&self.cx.service) {
             Box::pin(self.settle(None)).await;
         }
-        let (rebuild, run) = {
+        let (rebuild, is_requested) = {
             let requests = &self.cx.service.lock().requests;
-            (requests.rebuild, requests.run)
+            (requests.rebuild, requests.run || requests.woken)
         };
         if rebuild == Some(Rebuild::Reset) {
             Box::pin(self.rebuild()).await;
         }
-        if run || matches!(self.due, Due::AtOnce | Due::Retry) {
-            // Back-to-back runs leave room for other tasks. A retry may have no delay.
+        if is_requested || matches!(self.due, Due::AtOnce | Due::Retry) {
+            // Back-to-back runs leave room for other tasks. A retry may have no delay, and a run may wake its service.
             tokio::task::yield_now().await;
         }
     }

@@ -106,7 +106,7 @@ impl Moment {
             assert!(
                 runs <= MOST_RUNS,
                 "service `{id}` keeps virtual time from moving: it has run {runs} times at one moment; it returns `again()` \
-                 without an end, or retries without a delay"
+                 without an end, wakes itself, or retries without a delay"
             );
             let polls = now.polls.saturating_sub(before.polls);
             assert!(

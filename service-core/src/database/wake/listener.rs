@@ -211,6 +211,7 @@ impl ListenTask {
     /// Reports a problem once, until notifications arrive again.
     fn report(&self, report: impl FnOnce()) {
         if !self.reported.swap(true, Ordering::SeqCst) {
+            self.notifier.set_arrive(false);
             report();
         }
     }
@@ -261,6 +262,7 @@ impl ListenTask {
                     match self.notifier.received(notification.payload()) {
                         Received::Own => {
                             (heard, echo_due) = (true, None);
+                            self.notifier.set_arrive(true);
                             if self.reported.swap(false, Ordering::SeqCst) {
                                 info!("notifications arrive again");
                             }

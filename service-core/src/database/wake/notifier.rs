@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
@@ -37,6 +38,8 @@ pub(crate) struct Notifier {
     services: OnceLock<Weak<Services>>,
     /// Reaches the replicas that hold leases, where no notification does.
     leases: OnceLock<Weak<dyn Leases>>,
+    /// Notifications of the database arrive here, so they also reach the holders of leases.
+    arrive: AtomicBool,
     /// The services that have claimed rows, by table.
     workers: Mutex<BTreeMap<String, BTreeSet<Arc<str>>>>,
     /// Topics that other replicas do not know yet.
@@ -118,9 +121,14 @@ impl Notifier {
         let _ = self.services.set(Arc::downgrade(services));
     }
 
-    /// From now on a service that stands by here is woken through its lease.
+    /// From now on a service that stands by here is woken through its lease, unless notifications arrive.
     pub(crate) fn forward_by(&self, leases: &Arc<dyn Leases>) {
         let _ = self.leases.set(Arc::downgrade(leases));
+    }
+
+    /// Sets whether notifications of the database arrive here.
+    pub(crate) fn set_arrive(&self, arrive: bool) {
+        self.arrive.store(arrive, Ordering::SeqCst);
     }
 
     /// Wakes the services of this registry that listen to one of these topics.
@@ -133,7 +141,8 @@ impl Notifier {
     /// The same for one topic.
     pub(crate) fn wake(&self, services: &Services, topic: &str) {
         services.wake(topic);
-        let Some(leases) = self.leases.get().and_then(Weak::upgrade) else { return };
+        let leases = self.leases.get().filter(|_| !self.arrive.load(Ordering::SeqCst));
+        let Some(leases) = leases.and_then(Weak::upgrade) else { return };
         for service in services.all().iter().filter(|service| service.inner.stands_by()) {
             let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
             if listens {

@@ -226,13 +226,22 @@ impl Supervisor {
             _ => {}
         }
         if self.cron().has_missed() {
-            let first = self.cx.service.lock().status.grid.first();
+            let first = {
+                let status = &mut self.cx.service.lock().status;
+                status.next_fire = None;
+                status.grid.first()
+            };
             return self.plan(Due::Missed, first);
         }
-        let timer = self.cron();
-        timer.plan(schedule, from, jitter);
-        let check = timer.until_next_check(now);
+        self.cron().plan(schedule, from, jitter);
+        self.plan_check(now);
+    }
+
+    /// Plans the next check of the wall clock.
+    fn plan_check(&mut self, now: SystemTime) {
+        let (check, planned) = (self.cron().until_next_check(now), self.cron().planned());
         self.plan(Due::Cron, later(Instant::now(), check));
+        self.cx.service.lock().status.next_fire = planned;
     }
 
     /// Plans the next check of the wall clock, because the fire has not come yet.
@@ -240,10 +249,7 @@ impl Supervisor {
         let options = self.options.clone();
         let (from, now) = self.cron_from();
         match &options.schedule {
-            Schedule::Cron(schedule) if self.cron().stands(schedule, from) => {
-                let check = self.cron().until_next_check(now);
-                self.plan(Due::Cron, later(Instant::now(), check));
-            }
+            Schedule::Cron(schedule) if self.cron().stands(schedule, from) => self.plan_check(now),
             Schedule::Cron(_) => self.plan_cron(),
             // A check that was planned before the schedule has changed.
             _ => {

@@ -103,7 +103,12 @@ impl CronTimer {
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
-        self.fire.is_some_and(|fire| fire + self.jitter <= now)
+        self.planned().is_some_and(|planned| planned <= now)
+    }
+
+    /// Returns when the run of the fire begins.
+    pub(crate) fn planned(&self) -> Option<SystemTime> {
+        self.fire.map(|fire| fire + self.jitter)
     }
 
     /// The run of the planned fire begins. Returns the fire.
@@ -252,8 +257,7 @@ impl CronTimer {
 
     /// Returns how long to wait before the next check of the clock.
     pub(crate) fn until_next_check(&self, now: SystemTime) -> Duration {
-        let at = self.fire.map(|fire| fire + self.jitter);
-        at.map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
+        self.planned().map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
     }
 
     fn after(&self, now: SystemTime) -> SystemTime {
