@@ -59,7 +59,8 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Wakes the service on the replica that holds its lease. Never waits.
     fn forward_wake(&self, id: &Arc<str>);
 
-    /// Requests a `reset` of the service on the other replicas on which it is `Failed`. Returns how many there are.
+    /// Requests a `reset` of the service on the other replicas on which it is `Failed`. Returns on how many of them that
+    /// is known. If on none, also here, this takes 1 s.
     ///
     /// # Errors
     /// The database does not answer.
@@ -79,6 +80,10 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// # Errors
     /// The database does not answer.
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>>;
+
+    /// Returns the replicas that have the service, as this replica has read them last, for
+    /// [`Explanation::replicas`](crate::Explanation::replicas). Empty: it has not read them yet.
+    fn known_replicas(&self, id: &str) -> serde_json::Value;
 
     /// Reads the leases of these services. Those that no replica has ever taken are left out.
     ///
