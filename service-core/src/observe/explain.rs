@@ -253,8 +253,8 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
         Schedule::LongRun(_) => return Vec::new(),
         Schedule::Cron(cron) => {
             let planned = snapshot.status.next_fire.filter(|_| retry.is_none() && !snapshot.status.in_run());
-            runs.extend(planned);
-            let after = planned.unwrap_or_else(|| clock.wall(retry.unwrap_or(now)));
+            runs.extend(planned.map(|fire| fire.expected(clock.wall_now())));
+            let after = planned.map_or_else(|| clock.wall(retry.unwrap_or(now)), |fire| fire.at);
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;

@@ -190,7 +190,8 @@ fn next_run(snapshot: &Snapshot, clock: &Clock) -> Option<SystemTime> {
     let due = snapshot.status.next_due.filter(|_| waits && !is_held_up)?;
     let is_regular = matches!(snapshot.options.schedule, Schedule::Cron(_)) && !snapshot.status.is_backing_off();
     // Then `due` is a check of the wall clock.
-    snapshot.status.next_fire.filter(|_| is_regular).or_else(|| Some(clock.wall(due)))
+    let planned = snapshot.status.next_fire.filter(|_| is_regular);
+    Some(planned.map_or_else(|| clock.wall(due), |fire| fire.expected(clock.wall_now())))
 }
 
 /// A run that is late by less than this is not reported.

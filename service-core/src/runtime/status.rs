@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::runtime::cancelled_runs::CancelledRuns;
 use crate::runtime::run_history::nanos;
+use crate::schedule::cron::PlannedFire;
 use crate::schedule::{Grid, later};
 use crate::service::error::Error;
 use crate::service::outcome::Outcome;
@@ -107,9 +108,8 @@ pub(crate) struct Status {
     /// The code of these runs may still run.
     pub(crate) cancelled_runs: CancelledRuns,
     pub(crate) next_due: Option<Instant>,
-    /// With a cron schedule: when the run of the planned fire begins, by the wall clock. `next_due` is then the next
-    /// check of that clock.
-    pub(crate) next_fire: Option<SystemTime>,
+    /// With a cron schedule, whose `next_due` is the next check of the wall clock.
+    pub(crate) next_fire: Option<PlannedFire>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
     /// The grid of the schedule. Before the service is ready: the moment when its start began.

@@ -223,7 +223,7 @@ mod fires {
 }
 
 pub(crate) use fires::{check, local_time, missed, next};
-pub(crate) use timer::{CronTimer, MOST_MISSED, Unrecorded};
+pub(crate) use timer::{CronTimer, MOST_MISSED, PlannedFire, Unrecorded};
 
 #[cfg(test)]
 mod tests;

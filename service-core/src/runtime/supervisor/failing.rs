@@ -338,6 +338,8 @@ impl Supervisor {
         }
         service.update(|state| {
             state.status.failures = 0;
+            state.status.since_success = 0;
+            state.status.given_up = false;
             state.status.activity = Activity::Waiting;
         });
     }

@@ -43,6 +43,21 @@ pub(crate) struct CronTimer {
     paused_since: Option<SystemTime>,
 }
 
+/// The next fire, by the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlannedFire {
+    pub(crate) at: SystemTime,
+    /// When its jitter is over.
+    pub(crate) due: SystemTime,
+}
+
+impl PlannedFire {
+    /// Returns when its run is expected: at the fire, or, if that has come, at the end of its jitter.
+    pub(crate) fn expected(self, now: SystemTime) -> SystemTime {
+        if self.at > now { self.at } else { self.due }
+    }
+}
+
 /// A fire that was served and is not recorded yet.
 #[derive(Debug)]
 pub(crate) struct Unrecorded {
@@ -103,12 +118,11 @@ impl CronTimer {
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
-        self.planned().is_some_and(|planned| planned <= now)
+        self.planned().is_some_and(|planned| planned.due <= now)
     }
 
-    /// Returns when the run of the fire begins.
-    pub(crate) fn planned(&self) -> Option<SystemTime> {
-        self.fire.map(|fire| fire + self.jitter)
+    pub(crate) fn planned(&self) -> Option<PlannedFire> {
+        self.fire.map(|fire| PlannedFire { at: fire, due: fire + self.jitter })
     }
 
     /// The run of the planned fire begins. Returns the fire.
@@ -257,7 +271,9 @@ impl CronTimer {
 
     /// Returns how long to wait before the next check of the clock.
     pub(crate) fn until_next_check(&self, now: SystemTime) -> Duration {
-        self.planned().map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
+        self.planned()
+            .map(|planned| planned.due)
+            .map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
     }
 
     fn after(&self, now: SystemTime) -> SystemTime {
