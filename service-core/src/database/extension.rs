@@ -60,9 +60,16 @@ pub(crate) struct DatabaseExtension {
     leases: OnceLock<Arc<dyn Leases>>,
     operator_store: OnceLock<Arc<DatabaseOperatorStore>>,
     /// What the single runs of a test bed know of the tables of work, by service. Each run registers its service.
-    work_in_bed: Mutex<BTreeMap<Arc<str>, (Weak<ServiceInner>, Arc<WorkState>)>>,
+    work_in_bed: Mutex<BTreeMap<Arc<str>, LastSingleRun>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
+}
+
+/// The service of a test bed's last single run, and what that run knew of the tables of work.
+#[derive(Debug)]
+struct LastSingleRun {
+    service: Weak<ServiceInner>,
+    work: Arc<WorkState>,
 }
 
 impl DatabaseExtension {
@@ -210,12 +217,13 @@ impl Extension for DatabaseExtension {
         let mut db = self.service_db(services, service.id.clone());
         if services.shared.polls.is_some() {
             let mut known = self.work_in_bed.lock();
-            if let Some((last, work)) = known.get(&service.id) {
+            if let Some(last) = known.get(&service.id) {
                 // Of two runs at the same time, each knows what it has met itself.
-                let is_in_run = last.upgrade().is_some_and(|last| last.lock().status.in_run());
-                db.work = if is_in_run { db.work } else { work.clone() };
+                let is_in_run = last.service.upgrade().is_some_and(|last| last.lock().status.in_run());
+                db.work = if is_in_run { db.work } else { last.work.clone() };
             }
-            known.insert(service.id.clone(), (Arc::downgrade(service), db.work.clone()));
+            let last = LastSingleRun { service: Arc::downgrade(service), work: db.work.clone() };
+            known.insert(service.id.clone(), last);
         }
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));

@@ -30,6 +30,7 @@ struct Begun {
     started: Vec<Started>,
     /// Those that an earlier call has started, which was dropped or still waits.
     elsewhere: Vec<Started>,
+    #[allow(clippy::vec_box, reason = "each moves to a task of its own")]
     loops: Vec<Box<Supervisor>>,
 }
 
