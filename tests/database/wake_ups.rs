@@ -539,6 +539,40 @@ async fn a_pooler_that_drops_notifications_is_reported_once_and_a_direct_url_lea
     services.shutdown().await.unwrap();
 }
 
+/// One replica at a time runs it.
+#[derive(Default)]
+struct Single;
+
+#[service(on_demand = true, wake_on = ["orders"], scope = "cluster", discover = false)]
+impl Single {
+    async fn update(&mut self) {}
+}
+
+/// Then the request to the holder is a row.
+#[tokio::test]
+async fn behind_a_pooler_that_drops_notifications_a_standby_wakes_the_holder() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::shared).await.unwrap() else { return };
+    let Some(bench) = Bench::postgres().await else { return };
+    let (log, _guard) = crate::log::Log::listen();
+    let dir = tempfile::tempdir().unwrap();
+    let pooled = deaf_proxy(server, &bench.url, dir.path());
+    let start = async || {
+        let builder = ServiceRegistry::builder().without_discovered().database_url(&pooled);
+        builder.service_of::<Single>("single").start_all().await.unwrap()
+    };
+    let holder = start().await;
+    until("the first run", || health(&holder, "single").runs == 1).await;
+    let standby = start().await;
+    until("it stands by", || health(&standby, "single").state == ServiceState::Standby).await;
+    let reports = || log.warnings().iter().filter(|line| line.contains("notifications do not arrive")).count();
+    until("both report that notifications do not arrive", || reports() == 2).await;
+    standby.notify("orders");
+    until("the holder runs", || health(&holder, "single").runs == 2).await;
+    for services in [standby, holder] {
+        services.shutdown().await.unwrap();
+    }
+}
+
 #[derive(Default)]
 struct Polling;
 
