@@ -86,11 +86,16 @@ impl CronTimer {
     /// Another kind of schedule holds from now on. No fire of this time is due or missed when cron holds again.
     pub(crate) fn leave(&mut self) {
         self.fire = None;
-        self.end_catch_up();
+        self.count_anew();
     }
 
-    /// Fires are not caught up from now on. If they are again later, they count from then on.
+    /// Fires are not caught up from now on, and none is owed. If they are caught up again later, they count from then on.
     pub(crate) fn end_catch_up(&mut self) {
+        self.in_run = None;
+        self.count_anew();
+    }
+
+    fn count_anew(&mut self) {
         self.forget_missed();
         // Equal to no schedule.
         self.schedule = Some(Box::default());
