@@ -163,7 +163,7 @@ fn a_changed_time_zone_catches_up_nothing(url: &str) {
 }
 
 fn fires_under_a_schedule_of_another_kind_are_not_missed(url: &str) {
-    for settings in [("interval", "60s"), ("catch_up", "none")] {
+    for settings in [("interval", "60s")] {
         process(url, "08:00", &[], async |_, db| {
             db.execute_unprepared("DELETE FROM service_state").await.unwrap();
         });

@@ -478,12 +478,10 @@ impl TableWatcher {
         Ok(overrides.into_iter().map(table_row).collect())
     }
 
-    /// When the next poll is due at the latest: an override expires, a fire is skipped, or fires are to be forgotten.
+    /// When the next poll is due at the latest: an override expires, or a fire is skipped.
     pub(crate) fn next_due(&self, services: &Services) -> Option<SystemTime> {
         let expiry = self.state.lock().next_expiry.map(SystemTime::from);
-        let forgets = !self.skipped.to_forget(services).is_empty();
-        let now = forgets.then(|| services.shared.clock.wall_now());
-        expiry.into_iter().chain(self.skipped.next(services)).chain(now).min()
+        expiry.into_iter().chain(self.skipped.next(services)).min()
     }
 }
 
