@@ -39,7 +39,7 @@ pub use config::options::{Exhausted, ServiceOptions, ServiceScope};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
-pub use observe::explain::{ExplainedOption, ExplainedSetting, Explanation};
+pub use observe::explain::{ExplainedLease, ExplainedOption, ExplainedReplica, ExplainedSetting, Explanation};
 pub use observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
 pub use registry::builder::{BuildError, RegistryBuilder};
 pub use registry::handle::ServiceHandle;

@@ -180,6 +180,10 @@ impl Leases for Coordinator {
         Box::pin(async { Ok(serde_json::to_value(self.shared.fleet.replicas().await?)?) })
     }
 
+    fn known_replicas(&self, id: &str) -> serde_json::Value {
+        serde_json::to_value(self.shared.fleet.known_replicas(id)).unwrap_or_default()
+    }
+
     fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>> {
         Box::pin(self.shared.table.read(ids, LONGEST_LIMIT))
     }

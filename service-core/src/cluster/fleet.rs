@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, RwLock};
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::lease_table::LeaseTable;
+use crate::cluster::lease_table::{LeaseTable, as_millis};
 use crate::cluster::replica_table::{Replica, ReplicaService};
 use crate::cluster::sharing;
 use crate::log::{debug, info, warn};
+use crate::observe::explain::ExplainedReplica;
 use crate::observe::health;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::registration::RegisteredService;
@@ -60,6 +61,8 @@ pub(super) struct Fleet {
     wakes: Mutex<BTreeSet<Arc<str>>>,
     /// When each service was woken so last. Locked while wake-ups are requested.
     sent: tokio::sync::Mutex<BTreeMap<Arc<str>, Instant>>,
+    /// The replicas as this one has read them last, and when.
+    last_read: Mutex<Option<(Instant, Vec<Replica>)>>,
     /// When services were handed over last.
     shared_out: Mutex<Option<Instant>>,
     /// Leases may be free.
@@ -119,6 +122,7 @@ impl Fleet {
             writing: tokio::sync::Mutex::default(),
             wakes: Mutex::default(),
             sent: tokio::sync::Mutex::default(),
+            last_read: Mutex::default(),
             shared_out: Mutex::default(),
             to_compete,
             answered: Notify::new(),
@@ -195,6 +199,7 @@ impl Fleet {
     /// Removes the row of this replica, which is not written again before it [joins](Self::join).
     pub(super) async fn leave(&self) {
         self.is_member.store(false, Ordering::SeqCst);
+        *self.last_read.lock() = None;
         let _writing = self.writing.lock().await;
         if let Err(error) = self.table.remove_replica(LIMIT).await {
             debug!("the row of this replica cannot be removed: {error:#}");
@@ -211,11 +216,33 @@ impl Fleet {
 
     /// Returns all replicas.
     pub(super) async fn replicas(&self) -> Result<Vec<Replica>> {
-        self.table.read_replicas(self.live(), LIMIT).await
+        let replicas = self.table.read_replicas(self.live(), LIMIT).await?;
+        *self.last_read.lock() = Some((Instant::now(), replicas.clone()));
+        Ok(replicas)
     }
 
-    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica
-    /// that has started it.
+    /// Returns the replicas that have this service, as they were read last.
+    pub(super) fn known_replicas(&self, id: &str) -> Vec<ExplainedReplica> {
+        let last_read = self.last_read.lock();
+        let Some((at, replicas)) = &*last_read else { return Vec::new() };
+        let age = at.elapsed();
+        let explained = |replica: &Replica| {
+            let service = replica.service(id)?;
+            Some(ExplainedReplica {
+                label: replica.label(),
+                is_this: replica.is_this,
+                is_live: replica.is_live && age <= self.live(),
+                seen_ms_ago: replica.seen_ms_ago.saturating_add(as_millis(age).unsigned_abs()),
+                state: service.state,
+                status: service.status,
+                lease_epoch: service.lease_epoch,
+            })
+        };
+        replicas.iter().filter_map(explained).collect()
+    }
+
+    /// Writes the row of this replica, and reads those of all. Shuts the registry down if a critical service is `Failed`
+    /// on every replica that has started it.
     async fn report(&self, registry: &ServiceRegistry) -> Result<()> {
         let inner = &registry.inner;
         let services: Vec<Arc<RegisteredService>> = inner.services.all();
@@ -230,7 +257,11 @@ impl Fleet {
         if let Err(error) = self.table.remove_old(LIMIT).await {
             debug!("old rows of replicas and requests cannot be removed: {error:#}");
         }
-        if let Err(error) = self.share_out(registry).await {
+        let replicas = self.replicas().await;
+        if let Err(error) = &replicas {
+            debug!("the rows of the replicas cannot be read: {error:#}");
+        }
+        if let Err(error) = self.share_out(registry, replicas.as_deref().unwrap_or_default()).await {
             debug!("services cannot be shared out: {error:#}");
         }
         let is_critical = |service: &&Arc<RegisteredService>| {
@@ -241,7 +272,7 @@ impl Fleet {
         if critical.is_empty() || !registry.session().is_open() {
             return Ok(());
         }
-        let replicas = self.replicas().await?;
+        let replicas = replicas?;
         for service in critical {
             let live = replicas.iter().filter(|replica| replica.is_live);
             let states = live.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
@@ -258,7 +289,7 @@ impl Fleet {
     }
 
     /// Hands services over to replicas that run fewer, as soon as they are idle.
-    async fn share_out(&self, registry: &ServiceRegistry) -> Result<()> {
+    async fn share_out(&self, registry: &ServiceRegistry, replicas: &[Replica]) -> Result<()> {
         let held: Vec<_> =
             registry.inner.services.all().into_iter().filter(|service| service.inner.lease.is_some()).collect();
         let (mut movable, others): (Vec<_>, Vec<_>) = held.into_iter().partition(|service| {
@@ -272,14 +303,14 @@ impl Fleet {
             }
         }
         let rests = self.shared_out.lock().is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
-        if movable.is_empty() || rests {
+        if movable.is_empty() || replicas.is_empty() || rests {
             return Ok(());
         }
         // Those that are in a run only if there are no others.
         movable.sort_by_key(|service| service.inner.lock().status.in_run());
         let ids: Vec<&str> = movable.iter().map(|service| &**service.id()).collect();
-        let (counts, replicas) = (self.table.count_leases(LIMIT).await?, self.replicas().await?);
-        let chosen = sharing::to_hand_over(counts, &ids, &replicas, self.report_interval() + FRESH_MARGIN);
+        let counts = self.table.count_leases(LIMIT).await?;
+        let chosen = sharing::to_hand_over(counts, &ids, replicas, self.report_interval() + FRESH_MARGIN);
         for service in &movable {
             let target = chosen.get(&**service.id()).copied();
             if service.inner.lease.as_ref().is_some_and(|lease| lease.set_target(target)) {

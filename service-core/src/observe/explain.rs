@@ -3,6 +3,10 @@
 //! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read
 //! from one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
 
+mod replicas;
+
+pub use replicas::{ExplainedLease, ExplainedReplica};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
@@ -86,6 +90,13 @@ pub struct Explanation {
     pub settings: Vec<ExplainedSetting>,
     /// Rows of the configuration tables that were rejected because their values are wrong, with the reason.
     pub rejected: Vec<String>,
+    /// Which replica holds the lease. `None` without `scope = "cluster"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<ExplainedLease>,
+    /// The replicas that have the service. Empty without `scope = "cluster"`. Each replica reads the others every 5 s;
+    /// before it has read them once, only the replica that answers is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ExplainedReplica>,
 }
 
 /// An option in effect.
@@ -129,6 +140,7 @@ pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &d
     let options: Vec<ExplainedOption> =
         resolved.explain(&snapshot.options).into_iter().map(ExplainedOption::from).collect();
     let setting = |(key, place)| ExplainedSetting { key, place };
+    let (lease, replicas) = replicas::of(inner, extension, snapshot.state, status).unzip();
     Explanation {
         service_id: inner.id.to_string(),
         labels: inner.labels.by_key(),
@@ -147,6 +159,8 @@ pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &d
         options,
         settings: resolved.settings.places().into_iter().map(setting).collect(),
         rejected: resolved.rejected.iter().map(ToString::to_string).collect(),
+        lease,
+        replicas: replicas.unwrap_or_default(),
     }
 }
 
@@ -325,9 +339,11 @@ impl Explanation {
             ("parent", self.parent.as_deref()),
             ("labels", Some(labels.as_str()).filter(|labels| !labels.is_empty())),
             ("optional", self.optional.then_some("its failures do not lower the status of the registry")),
+            ("lease", self.lease.as_ref().map(|lease| lease.description.as_str())),
         ];
         let row = |(label, text): (&str, Option<&str>)| Some(vec![label.to_owned(), text?.to_owned()]);
-        facts.into_iter().filter_map(row).collect()
+        let replicas = self.replicas.iter().map(|replica| vec!["replica".to_owned(), replica.to_string()]);
+        facts.into_iter().filter_map(row).chain(replicas).collect()
     }
 
     /// A time of the schedule as text, in the schedule's time zone.

@@ -80,6 +80,10 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// The database does not answer.
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>>;
 
+    /// Returns the replicas that have the service, as this replica has read them last, for
+    /// [`Explanation::replicas`](crate::Explanation::replicas). Empty: it has not read them yet.
+    fn known_replicas(&self, id: &str) -> serde_json::Value;
+
     /// Reads the leases of these services. Those that no replica has ever taken are left out.
     ///
     /// # Errors

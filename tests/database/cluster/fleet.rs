@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::DbBackend;
+use service_core::Explanation;
 use service_core::database::{Override, migrate, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
@@ -12,6 +13,9 @@ use crate::bed::{Bed, on_each};
 
 on_each! {
     any_replica_shows_all_of_them,
+    explain_shows_the_holder_and_all_replicas,
+    explain_on_a_replica_that_does_not_wait_for_the_lease_shows_the_holder,
+    explain_of_a_service_that_runs_on_every_replica_shows_no_lease,
     a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
     the_error_of_such_a_run_is_in_its_report,
     a_run_of_a_service_with_run_is_refused_on_a_standby_as_on_the_holder,
@@ -76,6 +80,64 @@ async fn any_replica_shows_all_of_them(replicas: Bed) {
         assert_eq!((holder.lease_epoch, standby.lease_epoch), (Some(1), None));
         assert!(standby.reason.as_deref().unwrap().starts_with("standby: held by "), "{standby:?}");
     }
+}
+
+async fn explain_shows_the_holder_and_all_replicas(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log).await;
+    let alone = a.explain();
+    assert_eq!(alone.replicas.len(), 1, "{alone}");
+    assert!(alone.replicas[0].is_this && alone.replicas[0].is_live, "{alone}");
+    let b = start(&other, "b", &log).await;
+    // The second reading of the rows has what each replica wrote at the first.
+    replicas.run_for(125.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    let process = format!("(pid {})", std::process::id());
+    for (service, is_holder) in [(&a, true), (&b, false)] {
+        let explained = service.explain();
+        let lease = explained.lease.as_ref().unwrap();
+        assert_eq!((lease.is_this, lease.epoch), (is_holder, Some(1)), "{explained}");
+        assert!(lease.holder.as_deref().unwrap().ends_with(&process), "{explained}");
+        let own = lease.description == "held by this replica, epoch 1";
+        assert_eq!(own, is_holder, "{explained}");
+        assert!(own || lease.description.contains(&format!("{process}, epoch 1, renewed ")), "{explained}");
+        assert_eq!(explained.replicas.len(), 2, "{explained}");
+        for replica in &explained.replicas {
+            let runs_it = replica.is_this == is_holder;
+            let state = if runs_it { ServiceState::Running } else { ServiceState::Standby };
+            assert_eq!((replica.state, replica.status), (state, HealthStatus::Healthy), "{explained}");
+            assert_eq!((replica.lease_epoch, replica.is_live), (runs_it.then_some(1), true), "{explained}");
+            assert!(replica.label.ends_with(&process), "{explained}");
+        }
+        assert_eq!(explained.replicas.iter().filter(|replica| replica.is_this).count(), 1, "{explained}");
+        let text = explained.to_string();
+        for line in ["running, healthy, epoch 1", "standby, healthy"] {
+            let shown = text.lines().filter(|shown| shown.starts_with("  replica ") && shown.ends_with(line));
+            assert_eq!(shown.count(), 1, "{line}: {text}");
+        }
+        assert!(text.lines().any(|line| line.starts_with("  lease ") && line.contains("epoch 1")), "{text}");
+        let json = serde_json::to_string(&explained).unwrap();
+        let read: Explanation = serde_json::from_str(&json).unwrap();
+        assert_eq!((read.lease, read.replicas), (explained.lease, explained.replicas), "{json}");
+    }
+}
+
+async fn explain_on_a_replica_that_does_not_wait_for_the_lease_shows_the_holder(replicas: Bed) {
+    let (_log, _other, _a, b) = two(&replicas).await;
+    b.stop().await.unwrap();
+    replicas.run_for(125.0).await;
+    let explained = b.explain();
+    let lease = explained.lease.as_ref().unwrap();
+    assert_eq!((lease.is_this, lease.epoch, lease.holder.is_some()), (false, Some(1), true), "{explained}");
+    assert!(explained.replicas.iter().any(|replica| replica.is_this && replica.state == ServiceState::Stopped));
+}
+
+async fn explain_of_a_service_that_runs_on_every_replica_shows_no_lease(replicas: Bed) {
+    let shop = replicas.bed.start_fn(|| Shop).await;
+    let json = serde_json::to_value(shop.explain()).unwrap();
+    assert!(json.get("lease").is_none() && json.get("replicas").is_none(), "{json}");
+    let text = shop.explain().to_string();
+    assert!(!text.contains("held by") && !text.contains("  replica "), "{text}");
 }
 
 async fn a_run_that_is_requested_on_a_standby_is_made_by_the_holder(replicas: Bed) {

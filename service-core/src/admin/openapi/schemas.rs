@@ -110,6 +110,27 @@ fn service_schemas() -> Vec<Named> {
             ]),
         ),
         (
+            "ExplainedLease",
+            object([
+                ("description", text(), true),
+                ("holder", text(), false),
+                ("is_this", boolean(), true),
+                ("epoch", integer(), false),
+            ]),
+        ),
+        (
+            "ExplainedReplica",
+            object([
+                ("label", text(), true),
+                ("is_this", boolean(), true),
+                ("is_live", boolean(), true),
+                ("seen_ms_ago", integer(), true),
+                ("state", states(), true),
+                ("status", statuses(), true),
+                ("lease_epoch", integer(), false),
+            ]),
+        ),
+        (
             "Explanation",
             object([
                 ("service_id", text(), true),
@@ -129,6 +150,8 @@ fn service_schemas() -> Vec<Named> {
                 ("options", list(reference("ExplainedOption")), true),
                 ("settings", list(object([("key", text(), true), ("place", text(), true)])), true),
                 ("rejected", list(text()), true),
+                ("lease", reference("ExplainedLease"), false),
+                ("replicas", list(reference("ExplainedReplica")), false),
             ]),
         ),
     ]
