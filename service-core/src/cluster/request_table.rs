@@ -22,7 +22,7 @@ pub(super) enum Action {
     /// A run, with a report.
     Run,
     Wake,
-    /// For every replica on which the service is `Failed`.
+    /// For every other replica on which the service is `Failed`.
     Reset,
 }
 
@@ -84,27 +84,23 @@ struct StoredReport {
 }
 
 impl LeaseTable {
-    /// Adds a request. Returns its id.
-    pub(super) async fn add_request(&self, service_id: &str, action: Action, limit: Duration) -> Result<String> {
-        let id = unique();
-        let add = self.db.run(limit, |cx| {
-            let id = id.clone();
-            async move {
-                let tx = Transaction::begin_limited(&cx).await?;
-                let sql = format!(
-                    "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
-                     VALUES ($1, $2, $3, $4, {}) ON CONFLICT (id) DO NOTHING",
-                    self.wall_now()
-                );
-                let values = [id.into(), service_id.into(), action.word().into(), self.owner()];
-                tx.execute_raw(self.statement(&sql, values)).await?;
-                self.announce(&tx).await?;
-                tx.commit().await
-            }
+    /// Adds a request with this new id.
+    pub(super) async fn add_request(&self, id: &str, service_id: &str, action: Action, limit: Duration) -> Result<()> {
+        let add = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin_limited(&cx).await?;
+            let sql = format!(
+                "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
+                 VALUES ($1, $2, $3, $4, {}) ON CONFLICT (id) DO NOTHING",
+                self.wall_now()
+            );
+            let values = [id.into(), service_id.into(), action.word().into(), self.owner()];
+            tx.execute_raw(self.statement(&sql, values)).await?;
+            self.announce(&tx).await?;
+            tx.commit().await
         });
         add.await?;
         self.notify_replicas();
-        Ok(id)
+        Ok(())
     }
 
     /// Adds a request for a wake-up, unless there is one that no replica has taken: then that one counts from now on.
@@ -119,7 +115,7 @@ impl LeaseTable {
             self.statement(&sql, [service_id.into()])
         };
         if self.db.write(limit, renew).await? == 0 {
-            self.add_request(service_id, Action::Wake, limit).await?;
+            self.add_request(&unique(), service_id, Action::Wake, limit).await?;
         }
         Ok(())
     }

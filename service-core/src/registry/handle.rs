@@ -205,7 +205,8 @@ impl ServiceHandle {
 
     /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
     /// [`start`](Self::start) does. With `scope = "cluster"`, the service is started again on every replica on which it
-    /// is `Failed`, within seconds.
+    /// is `Failed`, within seconds. If no replica is known on which it is `Failed`, the call waits 1 s and reads that
+    /// again: a replica may not have written its failure yet.
     ///
     /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the
     /// run ends by a stop or by `Recovery::Stop`.

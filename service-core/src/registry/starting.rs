@@ -205,14 +205,9 @@ impl ServiceRegistry {
         let leases = self.inner.extension.leases().filter(|_| service.inner.lease.is_some());
         match leases {
             // Another replica may still run it: if not, the registry shuts down later.
-            Some(leases) => {
-                leases.report_soon();
-                if is_critical {
-                    return;
-                }
-            }
+            Some(_) if is_critical => return,
             None if is_critical => return self.critical_failure(service.id()),
-            None => {}
+            _ => {}
         }
         if self.session().is_open() && !self.inner.services.any_runs() {
             let else_ended = if leases.is_some() {
@@ -281,7 +276,13 @@ impl ServiceRegistry {
         let registry = self.clone();
         let labels = supervisor.registered().inner.labels.text().cloned();
         let work = async move {
-            match supervise(&mut supervisor).await {
+            let exit = supervise(&mut supervisor).await;
+            if let Some(leases) =
+                registry.inner.extension.leases().filter(|_| supervisor.registered().inner.lease.is_some())
+            {
+                leases.report_soon();
+            }
+            match exit {
                 Exit::Stopped => {}
                 Exit::Failed => registry.after_failure(supervisor.registered()),
                 Exit::Shutdown => registry.shut_down_after_start(),

@@ -59,13 +59,14 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// Wakes the service on the replica that holds its lease. Never waits.
     fn forward_wake(&self, id: &Arc<str>);
 
-    /// Requests a `reset` of the service on the other replicas on which it is `Failed`. Returns how many there are.
+    /// Requests a `reset` of the service on the other replicas on which it is `Failed`. Returns on how many of them that
+    /// is known. If on none, also here, this takes 1 s.
     ///
     /// # Errors
     /// The database does not answer.
     fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>>;
 
-    /// A service is `Failed` on this replica: the others are shown that soon.
+    /// A service has ended on this replica: the others are shown that soon.
     fn report_soon(&self);
 
     /// Returns the host and process of this replica.

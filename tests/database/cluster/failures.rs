@@ -15,6 +15,10 @@ on_each! {
     a_service_that_backs_off_keeps_its_lease,
     a_service_that_has_failed_runs_on_another_replica,
     a_reset_on_any_replica_clears_all_of_them,
+    a_reset_that_follows_a_failure_at_once_reaches_that_replica,
+    a_reset_reaches_a_replica_whose_row_does_not_show_the_failure,
+    a_reset_where_nothing_has_failed_is_refused_and_changes_nothing,
+    a_reset_starts_a_service_once_on_each_replica,
     the_count_of_failures_belongs_to_the_holder,
     a_critical_service_shuts_down_when_it_has_failed_everywhere,
     a_critical_service_shuts_down_although_it_is_disabled_on_another_replica,
@@ -97,6 +101,65 @@ async fn a_reset_on_any_replica_clears_all_of_them(replicas: Bed) {
     assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Standby, ServiceState::Running));
     let refused = setup.b.reset().await.unwrap_err().to_string();
     assert!(refused.contains("it has not failed"), "{refused}");
+}
+
+async fn a_reset_that_follows_a_failure_at_once_reaches_that_replica(replicas: Bed) {
+    let setup = start(&replicas, false).await;
+    setup.a.wait_for(ServiceState::Failed).await.unwrap();
+    setup.fails.store(false, Ordering::SeqCst);
+    setup.b.reset().await.unwrap();
+    replicas.run_for(5.0).await;
+    assert_ne!(setup.a.state(), ServiceState::Failed);
+}
+
+async fn a_reset_reaches_a_replica_whose_row_does_not_show_the_failure(replicas: Bed) {
+    let setup = start(&replicas, false).await;
+    replicas.run_for(12.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Running));
+    setup.fails.store(false, Ordering::SeqCst);
+    // The row is written again after a minute.
+    replicas
+        .execute(
+            "UPDATE service_replica SET services = replace(services, '\"state\":\"failed\"', '\"state\":\"standby\"')",
+        )
+        .await;
+    // No failure is known, so the call is an error.
+    let refused = setup.b.reset().await.unwrap_err().to_string();
+    assert!(refused.contains("it has not failed"), "{refused}");
+    replicas.run_for(3.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Standby, ServiceState::Running));
+}
+
+async fn a_reset_where_nothing_has_failed_is_refused_and_changes_nothing(replicas: Bed) {
+    let setup = start(&replicas, false).await;
+    setup.fails.store(false, Ordering::SeqCst);
+    replicas.run_for(12.0).await;
+    let states = (ServiceState::Running, ServiceState::Standby);
+    assert_eq!((setup.a.state(), setup.b.state()), states);
+    for service in [&setup.a, &setup.b] {
+        let refused = service.reset().await.unwrap_err().to_string();
+        assert!(refused.contains("it has not failed"), "{refused}");
+    }
+    replicas.run_for(3.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), states);
+    // A failure that follows is not reset by those requests.
+    setup.fails.store(true, Ordering::SeqCst);
+    replicas.run_for(100.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Failed));
+}
+
+async fn a_reset_starts_a_service_once_on_each_replica(replicas: Bed) {
+    let setup = start(&replicas, false).await;
+    let runs = || (setup.log.times("a runs").len(), setup.log.times("b runs").len());
+    let have_failed = || (setup.a.state(), setup.b.state()) == (ServiceState::Failed, ServiceState::Failed);
+    replicas.run_for(60.0).await;
+    assert!(have_failed(), "{:?}", setup.log.all());
+    // The third failure in a row is one too many.
+    assert_eq!(runs(), (3, 3), "{:?}", setup.log.all());
+    setup.a.reset().await.unwrap();
+    replicas.run_for(180.0).await;
+    assert!(have_failed(), "{:?}", setup.log.all());
+    assert_eq!(runs(), (6, 6), "{:?}", setup.log.all());
 }
 
 async fn the_count_of_failures_belongs_to_the_holder(replicas: Bed) {

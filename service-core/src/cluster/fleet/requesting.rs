@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Fleet, LIMIT, POLL_INTERVAL};
+use crate::cluster::identity::unique;
 use crate::cluster::request_table::{Action, RequestProgress, VOID_AFTER};
 use crate::log::debug;
 use crate::runtime::service_inner::ServiceInner;
@@ -14,13 +15,16 @@ use crate::service::state::ServiceState;
 
 /// How long the report of a run may follow the end of the lease.
 const REPORT_LIMIT: Duration = Duration::from_secs(3);
+/// A replica on which a service has failed writes that to its row within this time, if the database answers.
+const FAILURE_WRITTEN: Duration = Duration::from_secs(1);
 
 impl Fleet {
     pub(in crate::cluster) async fn request_run(
         &self,
         service: &ServiceInner,
     ) -> Result<crate::service::outcome::RunReport> {
-        let id = self.table.add_request(&service.id, Action::Run, LIMIT).await?;
+        let id = unique();
+        self.table.add_request(&id, &service.id, Action::Run, LIMIT).await?;
         let holder = || match service.lease.as_ref().map(|lease| lease.describe_holder()) {
             Some(Ok(holder)) => format!("its lease is {holder}"),
             Some(Err(why)) => why,
@@ -77,15 +81,30 @@ impl Fleet {
         !self.wakes.lock().is_empty()
     }
 
+    /// Requests a `reset` from the other replicas, whatever their rows say: a row may be older than the failure. Returns
+    /// on how many of them the service is known to be `Failed`.
     pub(in crate::cluster) async fn reset_others(&self, service: &ServiceInner) -> Result<usize> {
-        let replicas = self.replicas().await?;
-        let failed = replicas.iter().filter(|replica| !replica.is_this && replica.is_live).filter(|replica| {
-            replica.service(&service.id).is_some_and(|service| service.state == ServiceState::Failed)
-        });
-        let failed = failed.count();
-        if failed > 0 {
-            self.table.add_request(&service.id, Action::Reset, LIMIT).await?;
+        let has_failed = |state: &ServiceState| *state == ServiceState::Failed;
+        let has_failed_here = has_failed(&service.lock().state());
+        let mut others = self.states_elsewhere(&service.id).await?;
+        if !has_failed_here && !others.is_empty() && !others.iter().any(has_failed) {
+            // The call is an error unless one has failed.
+            tokio::time::sleep(FAILURE_WRITTEN).await;
+            others = self.states_elsewhere(&service.id).await?;
         }
-        Ok(failed)
+        if has_failed_here || !others.is_empty() {
+            let id = unique();
+            // This replica is reset by the call itself.
+            self.known.lock().insert(id.clone(), Instant::now());
+            self.table.add_request(&id, &service.id, Action::Reset, LIMIT).await?;
+        }
+        Ok(others.iter().filter(|state| has_failed(state)).count())
+    }
+
+    /// Returns the state of a service on each other live replica that has it.
+    async fn states_elsewhere(&self, id: &str) -> Result<Vec<ServiceState>> {
+        let replicas = self.replicas().await?;
+        let others = replicas.iter().filter(|replica| !replica.is_this && replica.is_live);
+        Ok(others.filter_map(|replica| replica.service(id)).map(|service| service.state).collect())
     }
 }
