@@ -50,6 +50,7 @@ async fn the_rules_follow_from_the_services_and_the_tables() {
         ("ServiceFailed", 1),
         ("ServiceGivenUp", 1),
         ("ServiceBackingOff", 1),
+        ("ServiceRestarting", 1),
         ("ServiceOverdue", 1),
         ("ServiceUnhealthy", 1),
         // The services with a schedule.
@@ -120,7 +121,7 @@ const SCRAPED: &str = "30s";
 /// For a case that takes days.
 const SCRAPED_SELDOM: &str = "4m";
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 24] = [
     Case {
         name: "services that work are quiet",
         every: SCRAPED,
@@ -158,6 +159,53 @@ const CASES: [Case; 17] = [
             ("service_status{instance=\"a\",job=\"x\",service=\"mail\",status=\"unhealthy\"}", "0x9 1x100"),
         ],
         firing: &[("19m30s", &[]), ("20m", &[("ServiceBackingOff", "mail")])],
+    },
+    Case {
+        name: "a run is given up, and its failures still count",
+        every: SCRAPED,
+        series: &[
+            ("service_given_up{instance=\"a\",job=\"x\",service=\"mail\"}", "0x9 1x100"),
+            ("service_consecutive_failures{instance=\"a\",job=\"x\",service=\"mail\"}", "0x9 4x100"),
+            ("service_status{instance=\"a\",job=\"x\",service=\"mail\",status=\"unhealthy\"}", "0x9 1x100"),
+        ],
+        firing: &[("5m", &[("ServiceGivenUp", "mail")]), ("40m", &[("ServiceGivenUp", "mail")])],
+    },
+    Case {
+        name: "an operator stops a service whose run was given up",
+        every: SCRAPED,
+        series: &[
+            ("service_given_up{instance=\"a\",job=\"x\",service=\"mail\"}", "0x9 1x100"),
+            ("service_state{instance=\"a\",job=\"x\",service=\"mail\",state=\"stopped\"}", "0x19 1x100"),
+            ("service_active{instance=\"a\",job=\"x\",service=\"mail\"}", "1x19 0x100"),
+        ],
+        firing: &[("9m30s", &[("ServiceGivenUp", "mail")]), ("10m", &[]), ("40m", &[])],
+    },
+    Case {
+        name: "a service stops itself after a failure",
+        every: SCRAPED,
+        series: &[
+            ("service_consecutive_failures{instance=\"a\",job=\"x\",service=\"mail\"}", "0x9 1x100"),
+            ("service_active{instance=\"a\",job=\"x\",service=\"mail\"}", "1x9 0x100"),
+            ("service_state{instance=\"a\",job=\"x\",service=\"mail\",state=\"stopped\"}", "0x9 1x100"),
+            ("service_status{instance=\"a\",job=\"x\",service=\"mail\",status=\"unhealthy\"}", "0x9 1x100"),
+            ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"mail\"}", "0+30x9 270x100"),
+        ],
+        firing: &[("14m30s", &[]), ("15m", &[("ServiceUnhealthy", "mail")])],
+    },
+    Case {
+        name: "a service is restarted every ten minutes",
+        every: SCRAPED,
+        series: &[(
+            "service_restarts_total{instance=\"a\",job=\"x\",service=\"mail\"}",
+            "0x20 1x20 2x20 3x20 4x20 5x20",
+        )],
+        firing: &[("20m", &[]), ("45m", &[("ServiceRestarting", "mail")])],
+    },
+    Case {
+        name: "a service was restarted twice",
+        every: SCRAPED,
+        series: &[("service_restarts_total{instance=\"a\",job=\"x\",service=\"mail\"}", "0x40 1x20 2x300")],
+        firing: &[("30m", &[]), ("60m", &[]), ("80m", &[])],
     },
     Case {
         name: "a service retries, and a retry succeeds",
@@ -232,6 +280,16 @@ const CASES: [Case; 17] = [
         firing: &[("15m", &[]), ("45m", &[])],
     },
     Case {
+        name: "a longer interval has ended, and the next run takes its time",
+        every: SCRAPED,
+        series: &[
+            ("service_interval_seconds{instance=\"a\",job=\"x\",service=\"mail\"}", "60x9 3600x100 60x100"),
+            ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"mail\"}", "0+30x9 270x200"),
+        ],
+        // It has ended at 55 min.
+        firing: &[("55m", &[]), ("57m30s", &[]), ("59m", &[("ServiceNoSuccess", "mail")])],
+    },
+    Case {
         name: "a slower and critical service does not succeed",
         every: SCRAPED,
         series: &[(
@@ -252,6 +310,18 @@ const CASES: [Case; 17] = [
             ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"ledger\"}", "0+240x1500"),
         ],
         // 73 h after 1 h.
+        firing: &[("73h", &[]), ("73h56m", &[]), ("74h4m", &[("ServiceNoSuccess", "nightly")])],
+    },
+    Case {
+        name: "another replica takes a nightly service over, and none succeeds",
+        every: SCRAPED_SELDOM,
+        series: &[
+            ("service_active{instance=\"a\",job=\"x\",service=\"nightly\"}", "1x600 0x1500"),
+            ("service_active{instance=\"b\",job=\"x\",service=\"nightly\"}", "0x599 1x1500"),
+            ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"nightly\"}", "_x14 3600x2100"),
+            ("service_active{instance=\"a\",job=\"x\",service=\"ledger\"}", "1x1500"),
+            ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"ledger\"}", "0+240x1500"),
+        ],
         firing: &[("73h", &[]), ("73h56m", &[]), ("74h4m", &[("ServiceNoSuccess", "nightly")])],
     },
     Case {

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use sea_orm::entity::prelude::*;
-use sea_orm::{DatabaseConnection, DbBackend, Set, Statement, TransactionTrait};
+use sea_orm::{ConnectOptions, DatabaseConnection, DbBackend, Set, Statement, TransactionTrait};
 use service_core::database::{Override, WorkItem, migrate, remove_override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
@@ -144,6 +145,27 @@ impl OnThePool {
 }
 
 /// After an outage the pool's connections are opened again, and virtual time is as exact as before.
+/// A pool of one connection, which closes it if a statement is dropped before it is sent.
+#[tokio::test(start_paused = true)]
+async fn a_database_in_memory_outlives_its_connection() {
+    let bed = TestBed::new();
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1);
+    let db = bed.database_with(options).await;
+    db.execute_unprepared("CREATE TABLE kept (id INTEGER PRIMARY KEY)").await.unwrap();
+    let mut statement = Box::pin(db.execute_unprepared("INSERT INTO kept (id) VALUES (1)"));
+    std::future::poll_fn(|task| {
+        assert!(statement.as_mut().poll(task).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    drop(statement);
+    db.execute_unprepared("INSERT INTO kept (id) VALUES (2)").await.unwrap();
+    bed.run_for(Duration::from_secs(100)).await;
+    let ids = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, "SELECT id FROM kept")).await.unwrap();
+    assert_eq!(ids.iter().map(|row| row.try_get_by_index::<i32>(0).unwrap()).collect::<Vec<_>>(), [2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_on_virtual_time() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };

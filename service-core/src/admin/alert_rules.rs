@@ -45,6 +45,7 @@ pub struct AlertRules {
 /// | `ServiceFailed` | a service has failed permanently |
 /// | `ServiceGivenUp` | a run was given up after `max_failures`, and no run has succeeded since |
 /// | `ServiceBackingOff` | a service has been failing and retrying for 15 min |
+/// | `ServiceRestarting` | a service with `restart` was restarted three times within an hour |
 /// | `ServiceOverdue` | a run is a minute late, for 2 min |
 /// | `ServiceUnhealthy` | a service has been unhealthy for 10 min for another reason: a run that hangs, for example |
 /// | `ServiceNoSuccess` | a service has had no success for three intervals, at least for 3 min; with `cron`, while three fires passed. Not with `delay` without `timeout`, nor with `cron` in certain months only |
@@ -95,7 +96,8 @@ impl AlertRules {
             Some(job) => Selector::default().is("job", job),
             None => Selector::default(),
         };
-        let mut states = vec![failed(&all), given_up(&all), backing_off(&all), overdue(&all), unhealthy(&all)];
+        let mut states = vec![failed(&all), given_up(&all), backing_off(&all), restarting(&all)];
+        states.extend([overdue(&all), unhealthy(&all)]);
         let critical = self.services.iter().filter(|(_, options, _)| options.critical);
         let mut watched: Vec<&str> = critical.map(|(id, ..)| id.as_str()).collect();
         if watched.is_empty() {
@@ -179,7 +181,12 @@ fn failed(all: &Selector) -> Rule {
 fn given_up(all: &Selector) -> Rule {
     Rule {
         alert: "ServiceGivenUp",
-        expr: format!("{} == 1", all.of("service_given_up")),
+        // Nothing follows in a service that was stopped, and another alert reports one that has failed.
+        expr: format!(
+            "{} == 1\nunless ignoring (state) {} == 1",
+            all.of("service_given_up"),
+            all.matches("state", "stopped|failed").of("service_state")
+        ),
         hold: None,
         severity: WARNING,
         of: None,
@@ -194,7 +201,12 @@ fn given_up(all: &Selector) -> Rule {
 fn backing_off(all: &Selector) -> Rule {
     Rule {
         alert: "ServiceBackingOff",
-        expr: format!("{} > 0\nand {} == 1", all.of("service_consecutive_failures"), all.of("service_active")),
+        expr: format!(
+            "{} > 0\nand {} == 1\nunless {} == 1",
+            all.of("service_consecutive_failures"),
+            all.of("service_active"),
+            all.of("service_given_up")
+        ),
         hold: Some("15m"),
         severity: WARNING,
         of: None,
@@ -203,6 +215,21 @@ fn backing_off(all: &Selector) -> Rule {
                       Its page on the dashboard shows the error and the next attempt."
             .to_owned(),
         action: "Remove the cause; then the next retry succeeds. To retry at once: POST /services/{{ $labels.service }}/run.",
+    }
+}
+
+fn restarting(all: &Selector) -> Rule {
+    Rule {
+        alert: "ServiceRestarting",
+        expr: format!("increase({}[1h]) > 2.5", all.of("service_restarts_total")),
+        hold: None,
+        severity: WARNING,
+        of: None,
+        summary: "Service {{ $labels.service }} is restarted again and again",
+        description: "Service {{ $labels.service }} on {{ $labels.instance }} was restarted {{ $value | printf \"%.0f\" }} times within an \
+                      hour: each time, its retries were used up. Its page on the dashboard shows the error."
+            .to_owned(),
+        action: "Remove the cause. With a smaller `max_restarts` the service fails permanently instead.",
     }
 }
 
@@ -226,7 +253,11 @@ fn unhealthy(all: &Selector) -> Rule {
     // What other rules report.
     let known = [
         format!("ignoring (status) {} == 1", all.of("service_given_up")),
-        format!("ignoring (status) {} > 0", all.of("service_consecutive_failures")),
+        format!(
+            "ignoring (status) ({} > 0 and {} == 1)",
+            all.of("service_consecutive_failures"),
+            all.of("service_active")
+        ),
         format!("ignoring (status) time() - {} > 60", all.of("service_next_run_timestamp_seconds")),
         format!("ignoring (status, state) {} == 1", all.is("state", "failed").of("service_state")),
     ];
@@ -265,22 +296,23 @@ fn no_success(all: &Selector, id: &str, options: &Options, schedule: &str) -> Op
     let (window, seconds) = (duration(limit), limit.as_secs());
     let of = |metric: &str| all.is("service", id).of(metric);
     let (active, success) = (of("service_active"), of("service_last_success_timestamp_seconds"));
-    // Over a long time, instances are replaced by others.
-    let of_all = |expr: String| match limit > INSTANCES_CHANGE {
-        true => format!("max without (instance, pod) ({expr})"),
-        false => expr,
+    // Over a long time, instances are replaced by others, and replicas take over from each other.
+    let is_joint = limit > INSTANCES_CHANGE || options.lease.is_some();
+    let of_all = |expr: String| if is_joint { format!("max without (instance, pod) ({expr})") } else { expr };
+    let always_active = match is_joint {
+        true => format!("min_over_time(({})[{window}:{}])", of_all(active.clone()), duration(resolution(limit))),
+        false => format!("min_over_time({active}[{window}])"),
     };
     let mut expr = format!(
-        "{} == 1\nand {} == 1\nand {} == 1\nunless {} >= time() - {seconds}",
+        "{} == 1\nand {always_active} == 1\nand {} == 1\nunless {} >= time() - {seconds}",
         of_all(active.clone()),
-        of_all(format!("min_over_time({active}[{window}])")),
         of_all(format!("{active} offset {window}")),
         of_all(format!("max_over_time({success}[{window}])")),
     );
     if let Schedule::Interval(time) | Schedule::Delay(time) = &options.schedule {
         // An operator, or the service itself, may have made it longer for a while.
-        let interval = of_all(of("service_interval_seconds"));
-        expr = format!("{expr}\nunless {interval} > {}", time.as_secs_f64());
+        let longest = of_all(format!("max_over_time({}[{window}])", of("service_interval_seconds")));
+        expr = format!("{expr}\nunless {longest} > {}", time.as_secs_f64());
     }
     let what = match options.schedule {
         Schedule::Cron(_) => "the time of three fires",
@@ -300,6 +332,12 @@ fn no_success(all: &Selector, id: &str, options: &Options, schedule: &str) -> Op
         ),
         action: "Look at /services/{{ $labels.service }} and its last runs: they fail, hang, or do not begin.",
     })
+}
+
+/// How often Prometheus reads a window of this length: at most 1,000 times.
+fn resolution(window: Duration) -> Duration {
+    let minutes = window.as_secs().div_ceil(60_000).max(1);
+    Duration::from_secs(minutes * 60)
 }
 
 fn rows_failed(all: &Selector, table: &str) -> Rule {
@@ -357,21 +395,27 @@ fn success_limit(options: &Options) -> Option<Duration> {
 fn cron_span(schedule: &CronSchedule) -> Option<Duration> {
     /// A Monday, the first day of a year: 2024-01-01.
     const FROM: Duration = Duration::from_secs(1_704_067_200);
-    const HORIZON: Duration = Duration::from_secs(40 * 86_400);
+    const DAYS: u32 = 40;
+    /// Months and years differ in their last days.
+    const DAYS_OF_MONTH: u32 = 4 * 366;
     const MOST_FIRES: usize = 10_000;
     // Fires within a minute count as one, so that a week of them can be looked at.
     const TOGETHER: Duration = Duration::from_secs(59);
     // The last field but one. A name, such as `@daily`, has every month or is once a year.
-    if schedule.expression.split_whitespace().rev().nth(1).is_some_and(|months| !matches!(months, "*" | "?")) {
+    let every = |field: &str| matches!(field, "*" | "?");
+    let mut fields = schedule.expression.split_whitespace().rev().skip(1);
+    if fields.next().is_some_and(|months| !every(months)) {
         return None;
     }
+    let days = if fields.next().is_some_and(|days| !every(days)) { DAYS_OF_MONTH } else { DAYS };
     let from = SystemTime::UNIX_EPOCH + FROM;
+    let until = from + DAY * days;
     let mut fires = Vec::new();
     let mut after = from;
     while let Some(fire) = cron::next(schedule, after) {
         fires.push(fire);
         after = fire + TOGETHER;
-        let has_enough = fires.len() > INTERVALS as usize && fire > from + HORIZON;
+        let has_enough = fires.len() > INTERVALS as usize && fire > until;
         if has_enough || fires.len() == MOST_FIRES {
             break;
         }

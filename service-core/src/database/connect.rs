@@ -120,6 +120,28 @@ where
     open(options, false).await
 }
 
+/// Opens a connection beside the pool of a test bed that keeps its database in memory: the pool closes a connection if a
+/// statement is dropped while it waits for its turn. `None` for other databases.
+#[cfg(feature = "sqlite")]
+pub(crate) async fn keep_in_memory(db: &DatabaseConnection, url: &str) -> Result<Option<DatabaseConnection>> {
+    use sea_orm::SqlxSqliteConnector;
+    use sea_orm::sqlx::sqlite::SqlitePoolOptions;
+
+    let target = DatabaseUrl::parse(url)?;
+    let Some(pool) = crate::database::driver::sqlite_pool(db).filter(|_| target.engine == Engine::SqliteMemory) else {
+        return Ok(None);
+    };
+    let one = stays_open(SqlitePoolOptions::new(), Some(1));
+    let opened = one.connect_with((*pool.connect_options()).clone()).await;
+    let opened = opened.map_err(|error| explain(&target, DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into()))))?;
+    Ok(Some(SqlxSqliteConnector::from_sqlx_sqlite_pool(opened)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+pub(crate) async fn keep_in_memory(_db: &DatabaseConnection, _url: &str) -> Result<Option<DatabaseConnection>> {
+    Ok(None)
+}
+
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 fn stays_open<DB: sea_orm::sqlx::Database>(
     pool: sea_orm::sqlx::pool::PoolOptions<DB>,

@@ -46,6 +46,8 @@ pub(crate) struct StatementMonitor {
 /// What the replicas on one pool share.
 struct MonitoredPool {
     pool: OnceLock<DatabaseConnection>,
+    /// A connection beside the pool that keeps its database in memory.
+    kept: OnceLock<DatabaseConnection>,
     /// Open transactions in which no statement is in flight.
     waiting: AtomicU32,
     /// Called synchronously when a statement may begin, with whether it is the registry's own work.
@@ -74,6 +76,7 @@ impl StatementMonitor {
     pub(crate) fn new(in_turn: bool, on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let shared = MonitoredPool {
             pool: OnceLock::new(),
+            kept: OnceLock::new(),
             waiting: AtomicU32::new(0),
             on_begin: Box::new(on_begin),
             polls_registry: AtomicBool::new(false),
@@ -145,8 +148,11 @@ impl StatementMonitor {
         }
     }
 
-    /// Sets the pool, once.
-    pub(crate) fn set_pool(&self, db: DatabaseConnection) {
+    /// Sets the pool, once, and the connection that keeps its database in memory.
+    pub(crate) fn set_pool(&self, db: DatabaseConnection, kept: Option<DatabaseConnection>) {
+        if let Some(kept) = kept {
+            let _ = self.shared.kept.set(kept);
+        }
         let _ = self.shared.pool.set(db);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectOptions, DatabaseConnection};
 
-use crate::database::connect::{connect_for_bed, connect_with, default_options};
+use crate::database::connect::{connect_for_bed, connect_with, default_options, keep_in_memory};
 use crate::database::schema::migrate;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::testing::TestBed;
@@ -44,7 +44,7 @@ impl TestBed {
     /// As for `sqlite`.
     pub async fn database_with(&self, options: ConnectOptions) -> DatabaseConnection {
         assert!(self.database().is_none(), "the bed has a database already");
-        let in_turn = options.get_max_connections() == Some(1);
+        let (in_turn, url) = (options.get_max_connections() == Some(1), options.get_url().to_owned());
         let monitor = self.hold_clock().await.map(|begin| Arc::new(StatementMonitor::new(in_turn, begin)));
         let connected = match &monitor {
             Some(monitor) => {
@@ -66,7 +66,8 @@ impl TestBed {
         // If that is refused, the first start says so.
         let _ = migrate(&db).await;
         if let Some(monitor) = &monitor {
-            monitor.set_pool(db.clone());
+            let kept = keep_in_memory(&db, &url).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
+            monitor.set_pool(db.clone(), kept);
             self.wait_for_work(monitor.clone());
         }
         self.use_database(BedDatabase { db: db.clone(), monitor });

@@ -106,6 +106,8 @@ impl Watch {
             _ if view.given_up => Some(AlertKind::GivenUp),
             _ => unhealthy_since
                 .filter(|since| now.duration_since(**since) >= UNHEALTHY_AFTER)
+                // It may have recovered since its health was read.
+                .filter(|_| registry.health_of(service).status == HealthStatus::Unhealthy)
                 .map(|_| AlertKind::Unhealthy),
         };
         let open = self.open.get(id);
@@ -182,6 +184,8 @@ impl View {
     fn has_recovered(&self, success_before: Option<Instant>) -> bool {
         match self.state {
             ServiceState::Starting | ServiceState::BackingOff | ServiceState::Failed => false,
+            // A run that hangs still does.
+            ServiceState::Paused if self.in_run => false,
             ServiceState::Running if self.last_success != success_before => self.failures == 0,
             // A reset service may fail again at its first run.
             ServiceState::Running if self.in_run => self.is_stable,
