@@ -431,6 +431,15 @@ fn a_signal_drains_a_single_run() {
     assert!(rest[1].starts_with("slow: the run succeeded in "), "{rest:?}");
 }
 
+#[tokio::test]
+async fn a_single_run_whose_blocking_code_never_returns_ends_the_process_with_1() {
+    let once = run_with("services run-once hung", &[("OPERATED_HUNG", "1")]);
+    let once = tokio::time::timeout(Duration::from_secs(30), once).await.expect("the process ends");
+    assert_eq!(once.status, 1, "{once:?}");
+    assert!(once.out.starts_with("hung: the run failed after "), "{once:?}");
+    assert!(once.err.contains("ending the process without it"), "{once:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_arguments_the_program_starts_its_services() {
     for arguments in ["", "run"] {

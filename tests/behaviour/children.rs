@@ -335,6 +335,32 @@ async fn a_parent_has_the_time_of_its_children_in_a_shutdown() {
     assert!(!has_line(&lines, &["did not stop in time"]), "{lines:?}");
 }
 
+/// Its `cleanup` takes a second.
+struct Saving(Log);
+
+#[service(interval = 60, discover = false)]
+impl Saving {
+    async fn update(&mut self) {}
+
+    async fn cleanup(&mut self) {
+        tokio::time::sleep(secs(1)).await;
+        self.0.push("saved");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_whose_cleanup_hangs_leaves_its_parent_time_in_a_shutdown() {
+    let log = Log::default();
+    let bed = TestBed::new().with(|builder| builder.shutdown_timeout(secs(20))).set("drain_timeout", 1000);
+    let services = bed.services().await;
+    let saving = bed.start(Saving(log.clone())).await;
+    let child = services.register("slow", Child::new(&log, "slow", Step::Hang)).parent(&saving);
+    soon(child.start()).await.unwrap();
+    bed.run_for(secs(3)).await;
+    soon(services.shutdown()).await.unwrap();
+    assert_eq!((log.count("cleanup slow"), log.count("saved")), (1, 1), "{:?}", log.lines());
+}
+
 fn assert_child_ended_first_beside(log: &Log, left: usize) {
     let manager = position(log, &format!("cleanup manager, {left} left"));
     assert!(position(log, "cleanup child") < manager, "{:?}", log.lines());

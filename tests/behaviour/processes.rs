@@ -438,6 +438,29 @@ fn a_second_signal_ends_the_process_even_if_every_thread_of_its_runtime_is_block
     }
 }
 
+/// A runtime that is dropped waits for its blocked thread without a limit.
+#[test]
+fn an_async_run_that_blocks_its_thread_does_not_keep_the_process() {
+    let mut child = Child::start("blocks_one_thread", &[]);
+    child.says("blocks: run");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.logged);
+    ended.logs(&["ERROR", "[one]", "did not stop in time"]);
+    ended.logs(&["ERROR", "ending the process"]);
+}
+
+#[test]
+fn a_second_signal_ends_the_process_even_if_the_log_cannot_be_written() {
+    let mut child = Child::start("holds_log", &[]);
+    child.says("holds_log: run");
+    child.signal("TERM");
+    // Signals closer together count as one.
+    std::thread::sleep(Duration::from_millis(600));
+    child.signal("TERM");
+    assert_eq!(child.ends().status.code(), Some(143));
+}
+
 #[test]
 fn without_a_subscriber_errors_and_warnings_go_to_standard_error() {
     let mut child = Child::start("mute", &[]);

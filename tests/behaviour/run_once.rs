@@ -349,6 +349,27 @@ mod with_a_database {
         assert!(report.error().is_none(), "{report:?}");
     }
 
+    /// A server that accepts connections and never answers.
+    #[tokio::test]
+    async fn a_shutdown_during_the_wait_for_the_database_refuses_what_waits() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://ann@{}/app", silent.local_addr().unwrap());
+        let builder = ServiceRegistry::builder().without_discovered().set("size", 1).database_url(url);
+        let services = builder.service_of::<Writer>("writer").service_of::<Writer>("other").build().await.unwrap();
+        let other = services.get("other").unwrap();
+        let (mut run, mut start) = (Box::pin(services.run_once("writer")), Box::pin(other.start()));
+        std::future::poll_fn(|task| {
+            assert!(run.as_mut().poll(task).is_pending() && start.as_mut().poll(task).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        services.shutdown().await.unwrap();
+        let (ran, started) = tokio::join!(run, start);
+        assert_says(ran, &["`writer`", "a shutdown is in progress"]);
+        assert_says(started, &["`other`", "a shutdown is in progress"]);
+        assert_eq!(other.state(), ServiceState::Created);
+    }
+
     #[tokio::test]
     async fn missing_tables_that_must_not_be_created_are_an_error() {
         let folder = tempfile::tempdir().unwrap();

@@ -74,6 +74,20 @@ impl Blocks {
     }
 }
 
+/// Holds the lock of standard error, to which the log is written, and never returns.
+struct HoldsLog;
+
+#[service(interval = 60, discover = false)]
+impl HoldsLog {
+    fn update(&mut self) {
+        let _held = std::io::stderr().lock();
+        println!("holds_log: run");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// Its `configure` never ends.
 struct NeverBuilt;
 
@@ -120,6 +134,8 @@ async fn run(what: String) -> Result<()> {
         "hang" => builder.service("hanging", loud("hanging", Run::Hangs)),
         "mute" => builder.service("broken", loud("broken", Run::IsHopeless)),
         "blocks_the_only_thread" => builder.service("one", Blocks),
+        "blocks_one_thread" => builder.service("one", Blocks).shutdown_timeout(Duration::from_millis(200)),
+        "holds_log" => builder.service("holds_log", HoldsLog),
         "blocks_all_threads" => builder.service("one", Blocks).service("two", Blocks),
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))

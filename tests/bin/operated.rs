@@ -44,9 +44,24 @@ impl Slow {
     }
 }
 
+/// Its blocking code never returns.
+struct Hung;
+
+#[service(timeout = "200ms", drain_timeout = "200ms", discover = false)]
+impl Hung {
+    fn update(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut builder = ServiceRegistry::builder();
+    if std::env::var_os("OPERATED_HUNG").is_some() {
+        builder = builder.service("hung", Hung);
+    }
     if let Ok(address) = std::env::var("OPERATED_ADDRESS") {
         builder = builder.admin(address).admin_token("in-the-code");
     }

@@ -473,8 +473,10 @@ mod tests {
             ("0 3 * * 1-5", (5 * 24 + 1) * HOUR),
             // From 17:40 to 9:40 of the next day.
             ("*/20 9-17 * * *", 16 * HOUR),
-            // February, March and April.
-            ("0 0 1 * *", (90 * 24 + 1) * HOUR),
+            // July, August and September.
+            ("0 0 1 * *", (92 * 24 + 1) * HOUR),
+            // From 31 January to 29, 30 and 31 March.
+            ("0 3 29-31 * *", (59 * 24 + 1) * HOUR),
         ] {
             assert_eq!(limit_of(|options| options.schedule = cron(expression)), Some(limit), "{expression}");
         }

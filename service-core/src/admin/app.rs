@@ -157,7 +157,13 @@ impl App {
         let store = self.store();
         let at = self.core.time_of_entry(self.now_by(store.as_deref(), deadline).await);
         let entry = AuditEntry::new(at, subject, action, detail, by, why);
-        info!(service.id = %subject, "{action} by {by}: {why} {}", entry.detail);
+        match self.registry.inner.services.get(subject) {
+            Some(service) => {
+                service.inner.log(|| info!(service.id = %subject, "{action} by {by}: {why} {}", entry.detail));
+            }
+            // A table of work, or the services of a type.
+            None => info!(%subject, "{action} by {by}: {why} {}", entry.detail),
+        }
         {
             let mut audit = self.core.audit.lock();
             if audit.len() == AUDIT_IN_MEMORY {

@@ -18,7 +18,7 @@ use crate::observe::explain::Explanation;
 use crate::race::first;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::registry::signals::listen;
+use crate::registry::signals::{exit_in_spite_of_blocking_code, listen};
 
 /// A service of this program.
 #[derive(Serialize)]
@@ -77,7 +77,10 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
         Some(report) => report,
         None => run.await,
     };
-    let summary = RunSummary::of(id, &report?);
+    let summary = report.map(|report| RunSummary::of(id, &report));
+    let status = i32::from(summary.as_ref().map_or(true, RunSummary::has_failed));
+    exit_in_spite_of_blocking_code(&services, services.session(), status);
+    let summary = summary?;
     let done = Done::new(output, &summary, || summary.line())?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
 }

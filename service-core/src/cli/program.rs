@@ -8,6 +8,7 @@ use crate::cli::args::Services;
 use crate::cli::execute::IntoBuilder;
 use crate::cli::local::program_name;
 use crate::cli::terminal;
+use crate::registry::signals::{exit_in_spite_of_blocking_code, start_listening};
 use crate::service::error::Result;
 
 /// Runs the services of this program, or lists, shows and operates them.
@@ -68,5 +69,10 @@ pub async fn run(builder: impl IntoBuilder) -> ExitCode {
 }
 
 async fn start(builder: impl IntoBuilder) -> Result<()> {
-    builder.into_builder().await?.start_all().await?.until_shutdown().await
+    let services = builder.into_builder().await?.build().await?;
+    if let Err(error) = start_listening(&services).await {
+        exit_in_spite_of_blocking_code(&services, services.session(), 1);
+        return Err(error);
+    }
+    services.until_shutdown().await
 }

@@ -222,7 +222,9 @@ pub(crate) fn assess(
         };
         return (status.max(HealthStatus::Degraded), Some(reason));
     }
-    if let Some(degradation) = extension.degradation(service) {
+    // One that stands by, or does not run, claims no rows.
+    let claims = matches!(snapshot.state, ServiceState::BackingOff | ServiceState::Running | ServiceState::Paused);
+    if let Some(degradation) = extension.degradation(service).filter(|_| claims) {
         let reason = reason.map_or_else(|| degradation.clone(), |reason| format!("{reason}; {degradation}"));
         return (status.max(HealthStatus::Degraded), Some(reason));
     }
@@ -245,7 +247,11 @@ fn assess_by_schedule(service: &ServiceInner, snapshot: &Snapshot, now: Instant)
                 0 | 1 => String::new(),
                 times => format!(" after {times} failures in a row"),
             };
-            let critical = if snapshot.options.critical { " (critical: the registry shuts down)" } else { "" };
+            let critical = match (snapshot.options.critical, &service.lease) {
+                (true, None) => " (critical: the registry shuts down)",
+                (true, Some(_)) => " (critical: the registry shuts down when it has failed on every replica)",
+                (false, _) => "",
+            };
             (Unhealthy, format!("failed{times}{critical}{}", last_error(snapshot)))
         }
         ServiceState::Starting => assess_start(snapshot, now),
@@ -422,7 +428,18 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     use HealthStatus::{Degraded, Unhealthy};
     if !snapshot.status.in_run() {
         let late = now.saturating_duration_since(snapshot.status.next_due?);
-        return (late > GRACE).then(|| (Unhealthy, format!("overdue by {}, and no run begins", humanize::long(late))));
+        if late <= GRACE {
+            return None;
+        }
+        let late_by = humanize::long(late);
+        return Some(match snapshot.status.at_rest {
+            true => (Unhealthy, format!("overdue by {late_by}, and no run begins")),
+            // Each of these steps has a time limit.
+            false => (
+                Degraded,
+                format!("overdue by {late_by}: an instance is cleaned up, or the database records what was done"),
+            ),
+        });
     }
     if snapshot.options.long_run().is_some() {
         return None;

@@ -11,6 +11,7 @@ use crate::log::warn;
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
+use crate::registry::session::Session;
 use crate::runtime::factory::{READY_MADE_HAS_FAILED, ready_made_has_ended};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
@@ -84,8 +85,9 @@ impl ServiceHandle {
     /// be served; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
+        let session = self.registry.session_of_call();
         self.registry.on_runtime(inner.extension.before_one(&inner.services)).await;
-        self.launch("start", |state| match state.state() {
+        self.launch("start", session, |state| match state.state() {
             ServiceState::Created | ServiceState::Stopped => None,
             ServiceState::Failed if !self.service.factory.has_next() => Some(READY_MADE_HAS_FAILED),
             ServiceState::Failed => Some(state.why_down()),
@@ -100,6 +102,7 @@ impl ServiceHandle {
     async fn launch(
         &self,
         action: &'static str,
+        session: Option<Arc<Session>>,
         why_not: impl Fn(&RuntimeState) -> Option<&'static str>,
     ) -> Result<()> {
         let registry = &self.registry;
@@ -112,7 +115,7 @@ impl ServiceHandle {
         };
         // A refused call changes nothing: it does not begin another session.
         may_begin(&self.inner().lock())?;
-        let session = registry.reopen();
+        let session = session.unwrap_or_else(|| registry.reopen());
         let runtime = registry.inner.home.handle()?;
         let begun = async {
             if session.is_open() {
@@ -227,6 +230,7 @@ impl ServiceHandle {
             state.request_rebuild(Rebuild::Reset);
             return Ok(());
         }
+        let session = self.registry.session_of_call();
         let mut failed_elsewhere = 0;
         if self.inner().lease.is_some()
             && let Some(leases) = self.registry.inner.extension.leases()
@@ -253,12 +257,17 @@ impl ServiceHandle {
                 return state.refuse(self.id(), "reset", why);
             }
         }
-        self.reset_here().await
+        self.reset_in(session).await
     }
 
     /// Starts a `Failed` service on this replica.
     pub(crate) async fn reset_here(&self) -> Result<()> {
-        self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
+        self.reset_in(self.registry.session_of_call()).await
+    }
+
+    async fn reset_in(&self, session: Option<Arc<Session>>) -> Result<()> {
+        let why_not = |state: &RuntimeState| (state.state() != ServiceState::Failed).then_some("it has not failed");
+        self.launch("reset", session, why_not).await
     }
 
     /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Several calls before

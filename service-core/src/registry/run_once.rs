@@ -66,8 +66,9 @@ impl ServiceRegistry {
         let inner = &self.inner;
         // What is refused does not wait for the database.
         may_run_once(service, &service.inner.lock())?;
+        let session = self.session_of_call();
         self.waiting(inner.extension.before_all(&inner.services)).await?;
-        let session = self.reopen();
+        let session = session.unwrap_or_else(|| self.reopen());
         let runtime = inner.home.handle()?;
         let mut skips_fires_since = None;
         let mut supervisor = self.begin(&session, service, "run", |state| {
@@ -82,6 +83,8 @@ impl ServiceRegistry {
         let reported = async {
             let report = report.await;
             service.inner.until_ended(incarnation).await;
+            // The process may end before the next time when notifications are sent.
+            inner.extension.send_rest().await;
             report
         };
         let report = self.waiting(reported).await;

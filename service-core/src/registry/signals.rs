@@ -8,8 +8,8 @@
 //! ends it.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,22 +20,22 @@ use crate::race::first;
 use crate::registry::all;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::sync::Mutex;
 
 /// Signals within this time count as one: some programs send a signal to the process and also to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the process waits for blocking code of a service after a shutdown.
 const EXIT_GRACE: Duration = Duration::from_secs(3);
+/// How long the end of the process waits for a line of the log.
+const LOG_LIMIT: Duration = Duration::from_millis(200);
 /// How long after a signal a warning is logged if no code waits for a shutdown.
 const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
 /// Starts a program's services. A signal ends the wait for the start; the shutdown follows when the program waits for
 /// it.
 pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
-    if let Err(error) = listen(registry) {
-        warn!("cannot install signal handlers, so a signal ends the process without a shutdown: {error:#}");
-    }
+    listen_or_warn(registry);
     let session = registry.session();
     let mut started = Ok(());
     first(session.signalled(), async { started = registry.start_announced().await }).await;
@@ -44,7 +44,7 @@ pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
 
 /// Waits for a signal, or for a shutdown that other code requests, and then for the end of the shutdown.
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
-    listen(registry)?;
+    listen_or_warn(registry);
     let session = registry.session();
     let result = registry.closed().await;
     exit_in_spite_of_blocking_code(registry, session, i32::from(result.is_err()));
@@ -56,7 +56,11 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
 pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session: Arc<Session>, status: i32) {
     let registry = registry.clone();
     let shared = registry.inner.services.shared.clone();
-    if shared.blocking.load(Ordering::SeqCst) == 0 {
+    // An async run that blocks its thread could not be aborted, so its service still runs.
+    let blocks = move |registry: &ServiceRegistry| {
+        shared.blocking.load(Ordering::SeqCst) > 0 || registry.inner.services.any_runs()
+    };
+    if !blocks(&registry) {
         return;
     }
     // The services of another registry are to be shut down first.
@@ -70,11 +74,11 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
         loop {
             std::thread::sleep(EXIT_GRACE);
             let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
-            if shared.blocking.load(Ordering::SeqCst) == 0 || is_started_again {
+            if !blocks(&registry) || is_started_again {
                 return;
             }
             if !waits(&registry) {
-                error!("blocking code of a service does not return: ending the process without it");
+                log_briefly(|| error!("blocking code of a service does not return: ending the process without it"));
                 std::process::exit(status);
             }
         }
@@ -82,6 +86,12 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
 }
 
 // ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn listen_or_warn(registry: &ServiceRegistry) {
+    if let Err(error) = listen(registry) {
+        warn!("cannot install signal handlers, so a signal ends the process without a shutdown: {error:#}");
+    }
+}
 
 /// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of
 /// the process.
@@ -94,17 +104,44 @@ pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     // Before the thread starts: a signal that arrives in between would not find the registry.
     registry.inner.listens.store(true, Ordering::SeqCst);
     if !*started {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let signals = {
-            let _inside = runtime.enter();
-            Signals::listen()?
-        };
-        std::thread::Builder::new()
-            .name("service-signals".to_owned())
-            .spawn(move || runtime.block_on(handle_signals(signals)))?;
+        let (report, listens) = mpsc::channel();
+        // The runtime begins and ends there: tokio does not allow that on a thread of another runtime.
+        std::thread::Builder::new().name("service-signals".to_owned()).spawn(move || handle_on_this_thread(&report))?;
+        listens.recv().unwrap_or_else(|_| Err(Error::msg("the thread that handles signals has ended")))?;
         *started = true;
     }
     Ok(())
+}
+
+/// Handles signals until the process ends. Reports first whether it can.
+fn handle_on_this_thread(report: &mpsc::Sender<Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let listening = runtime.map_err(Error::new).and_then(|runtime| {
+        let signals = runtime.block_on(async { Signals::listen() })?;
+        Ok((runtime, signals))
+    });
+    match listening {
+        Ok((runtime, signals)) => {
+            // The receiver waits for it.
+            let _ = report.send(Ok(()));
+            runtime.block_on(handle_signals(signals));
+        }
+        Err(error) => _ = report.send(Err(error)),
+    }
+}
+
+/// Logs on another thread, and waits for that a short time only: the reader of the log may be the reason why the process
+/// is to end.
+fn log_briefly(line: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let logs = move || {
+        line();
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().name("service-log".to_owned()).spawn(logs).is_ok() {
+        // Without an answer it is still being written, or the subscriber has panicked.
+        let _ = ended.recv_timeout(LOG_LIMIT);
+    }
 }
 
 /// The registries that signals shut down.
@@ -173,11 +210,16 @@ fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
             Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
             Some(_) => exit_at_once(signal),
             None if !session.is_open() => {
-                info!("{}: a shutdown is in progress; a second signal ends the process at once", signal.name);
+                let name = signal.name;
+                log_briefly(move || {
+                    info!("{name}: a shutdown is in progress; a second signal ends the process at once")
+                });
                 claimed = true;
             }
             None if session.is_awaited() => {
-                registry.shut_down_by_signal(signal.name);
+                let name = signal.name;
+                log_briefly(move || log_shutdown(name));
+                registry.begin_shutdown();
                 claimed = true;
             }
             None => {}
@@ -186,8 +228,14 @@ fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
     claimed
 }
 
+/// The signal begins a shutdown.
+pub(super) fn log_shutdown(signal: &str) {
+    info!("{signal}: stopping all services; a second signal ends the process at once");
+}
+
 fn exit_at_once(signal: &Signal) -> ! {
-    warn!("second signal ({}): ending the process at once", signal.name);
+    let name = signal.name;
+    log_briefly(move || warn!("second signal ({name}): ending the process at once"));
     std::process::exit(128 + signal.number);
 }
 
@@ -200,15 +248,17 @@ async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, grace: 
     if is_claimed() {
         return;
     }
-    warn!(
-        "{}: no code waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, or at once at a \
-         second signal",
-        signal.name,
-        humanize::long(grace)
-    );
+    let name = signal.name;
+    log_briefly(move || {
+        warn!(
+            "{name}: no code waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, or at once \
+             at a second signal",
+            humanize::long(grace)
+        );
+    });
     tokio::time::sleep(grace).await;
     if !is_claimed() {
-        error!("{}: ending the process without a shutdown of its services", signal.name);
+        log_briefly(move || error!("{name}: ending the process without a shutdown of its services"));
         std::process::exit(128 + signal.number);
     }
 }

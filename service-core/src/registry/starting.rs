@@ -22,6 +22,9 @@ use crate::runtime::supervisor::{Supervisor, supervise};
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 
+/// What would end a process in which no service runs any more.
+const ENDS_OTHERWISE: &str = "with `strict` or `critical = true` the process would have ended";
+
 /// A service that is being started, and its incarnation.
 type Started = (ServiceHandle, u32);
 
@@ -190,6 +193,12 @@ impl ServiceRegistry {
         self.start().await
     }
 
+    /// Returns the session of a call that begins a service later: a shutdown that begins meanwhile refuses it. `None`
+    /// after a shutdown: then the call begins a new session, when it begins the service.
+    pub(super) fn session_of_call(&self) -> Option<Arc<Session>> {
+        Some(self.session()).filter(|session| !session.is_closed())
+    }
+
     /// Returns the session. After a shutdown, a start begins a new one.
     pub(super) fn reopen(&self) -> Arc<Session> {
         let mut session = self.inner.session.lock();
@@ -209,12 +218,23 @@ impl ServiceRegistry {
             None if is_critical => return self.critical_failure(service.id()),
             _ => {}
         }
+        self.report_idle(match leases {
+            Some(_) => "another replica may run this one",
+            None => ENDS_OTHERWISE,
+        });
+    }
+
+    /// A service has stopped: reports if no service runs any more because of failures.
+    fn after_stop(&self, service: &RegisteredService) {
+        let by_itself = service.inner.lock().requests.stop.as_ref().is_none_or(|stop| stop.by_itself);
+        let has_failed = |other: &Arc<RegisteredService>| other.inner.lock().state() == ServiceState::Failed;
+        if by_itself && self.inner.services.all().iter().any(has_failed) {
+            self.report_idle(ENDS_OTHERWISE);
+        }
+    }
+
+    fn report_idle(&self, else_ended: &str) {
         if self.session().is_open() && !self.inner.services.any_runs() {
-            let else_ended = if leases.is_some() {
-                "another replica may run this one"
-            } else {
-                "with `strict` or `critical = true` the process would have ended"
-            };
             error!(
                 "no service runs any more, but the process continues; `reset` starts a failed service again; {else_ended}"
             );
@@ -283,7 +303,7 @@ impl ServiceRegistry {
                 leases.report_soon();
             }
             match exit {
-                Exit::Stopped => {}
+                Exit::Stopped => registry.after_stop(supervisor.registered()),
                 Exit::Failed => registry.after_failure(supervisor.registered()),
                 Exit::Shutdown => registry.shut_down_after_start(),
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::log::{error, info};
+use crate::log::error;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -108,16 +108,12 @@ impl ServiceRegistry {
     /// While the guard exists, a signal begins a shutdown. A signal that arrived earlier begins it now.
     fn wait_for_signals<'a>(&self, session: &'a Session) -> WaitGuard<'a> {
         let guard = session.wait_guard();
-        if let Some(signal) = session.first_signal() {
-            self.shut_down_by_signal(signal);
+        if let Some(signal) = session.first_signal().filter(|_| session.is_open()) {
+            // Logged first, because the process may end soon after the shutdown has begun.
+            signals::log_shutdown(signal);
+            self.begin_shutdown();
         }
         guard
-    }
-
-    pub(super) fn shut_down_by_signal(&self, signal: &str) {
-        // Logged first, because the process may end soon after the shutdown has begun.
-        info!("{signal}: stopping all services; a second signal ends the process at once");
-        self.begin_shutdown();
     }
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a

@@ -77,7 +77,6 @@ pub(crate) fn sleep(shared: &Shared, sleeping: impl Future<Output = ()> + Send +
         Time::Virtual(hold) => Some(hold),
         Time::Real => None,
     };
-    let _sleeps = shared.sleep_in_blocking();
     // `current` panics, and says why.
     let runtime = shared.any_runtime().unwrap_or_else(Handle::current);
     let Some(hold) = hold else { return runtime.block_on(sleeping) };

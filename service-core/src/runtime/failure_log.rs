@@ -27,17 +27,19 @@ struct EqualFailures {
 
 impl FailureLog {
     /// Logs a failure and its consequence. A failure that ends the service is always logged, and so is the first of a
-    /// run that is given up; `given_up`: an earlier run was, and no success followed.
+    /// run that is given up; `given_up`: an earlier run was, and no success followed. Without a `run`, no instance could
+    /// be built.
     pub(crate) fn log(
         &mut self,
         service: &ServiceInner,
-        run: u64,
+        run: Option<u64>,
         failure: &Failure,
         decision: Decision,
         in_outage: bool,
         given_up: bool,
     ) {
         let (id, error, count) = (&service.id, &failure.error, failure.count);
+        let what = if run.is_some() { "run failed" } else { "building an instance failed" };
         let counted = humanize::failures(count, failure.max_failures);
         let (wait, consequence) = match decision {
             Decision::Fail => {
@@ -45,7 +47,7 @@ impl FailureLog {
                 return;
             }
             Decision::Stop => {
-                warn!(service.id = %id, service.run = run, failures = count, "run failed, the service stops: {error:#}");
+                warn!(service.id = %id, service.run = run, failures = count, "{what}, the service stops: {error:#}");
                 return;
             }
             Decision::Regular => (None, "ignored by `on_failure`".to_owned()),
@@ -62,16 +64,16 @@ impl FailureLog {
             // Health shows the outage, and a warning was logged when it began.
             Some(wait) if in_outage => {
                 let wait = humanize::long(wait);
-                debug!(service.id = %id, service.run = run, "run failed during an outage, retrying in {wait}: {text}");
+                debug!(service.id = %id, service.run = run, "{what} during an outage, retrying in {wait}: {text}");
             }
             None if decision == Decision::GiveUp && (is_logged || !given_up) => {
-                error!(service.id = %id, service.run = run, failures = count, "run failed ({consequence}): {text}{repeated}");
+                error!(service.id = %id, service.run = run, failures = count, "{what} ({consequence}): {text}{repeated}");
             }
             _ if is_logged => {
-                warn!(service.id = %id, service.run = run, failures = count, "run failed ({consequence}): {text}{repeated}");
+                warn!(service.id = %id, service.run = run, failures = count, "{what} ({consequence}): {text}{repeated}");
             }
             _ => {
-                debug!(service.id = %id, service.run = run, failures = count, "run failed ({consequence}): {text}{repeated}");
+                debug!(service.id = %id, service.run = run, failures = count, "{what} ({consequence}): {text}{repeated}");
             }
         }
     }

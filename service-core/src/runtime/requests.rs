@@ -56,14 +56,14 @@ impl StopRequest {
         self.cleanup.is_some()
     }
 
-    /// The stop of services that belong to the instance of one with this stop: a shutdown has its deadline for them,
-    /// too.
+    /// The stop of services that belong to the instance of one with this stop. In a shutdown, their deadline leaves
+    /// time for the `cleanup` of that instance, which follows.
     pub(crate) fn of_children(&self) -> Self {
         let now = Instant::now();
         let left = self.cleanup.map(|cleanup| cleanup.saturating_duration_since(now));
         Self {
             run: left.map(|left| later(now, left.mul_f64(0.8))),
-            cleanup: self.cleanup,
+            cleanup: left.map(|left| later(now, left.mul_f64(0.9))),
             end: self.end,
             by_itself: false,
         }

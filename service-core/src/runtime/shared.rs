@@ -112,25 +112,10 @@ impl Shared {
         Handle::try_current().ok().or_else(|| self.runtime.lock().clone())
     }
 
-    /// A thread in blocking code sleeps: for virtual time, it does nothing until the guard is dropped.
-    pub(crate) fn sleep_in_blocking(&self) -> Sleeping<'_> {
-        self.blocking.fetch_sub(1, Ordering::SeqCst);
-        Sleeping(self)
-    }
-
     /// Counts this thread among those in blocking code, until the guard is dropped.
     pub(crate) fn enter_blocking(self: &Arc<Self>) -> InBlocking {
         self.blocking.fetch_add(1, Ordering::SeqCst);
         InBlocking(self.clone())
-    }
-}
-
-/// Does not count a thread in blocking code while it sleeps, until this is dropped.
-pub(crate) struct Sleeping<'a>(&'a Shared);
-
-impl Drop for Sleeping<'_> {
-    fn drop(&mut self) {
-        self.0.blocking.fetch_add(1, Ordering::SeqCst);
     }
 }
 

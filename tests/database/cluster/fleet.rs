@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sea_orm::DbBackend;
-use service_core::Explanation;
 use service_core::database::{Override, migrate, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
+use service_core::{Explanation, HealthStatus};
 
 use super::{Log, Worker};
 use crate::bed::{Bed, on_each};
@@ -280,6 +280,7 @@ async fn a_single_run_takes_the_lease_or_names_the_holder(replicas: Bed) {
     let services = other.services().await;
     let refused = services.run_once("on_demand").await.unwrap_err().to_string();
     assert!(refused.contains("its lease is held by ") && refused.contains("epoch 1"), "{refused}");
+    assert_eq!(b.health().status, HealthStatus::Healthy, "{:?}", b.health().reason);
     a.stop().await.unwrap();
     let report = services.run_once("on_demand").await.unwrap();
     assert!(report.error().is_none(), "{report:?}");

@@ -310,6 +310,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_success_between_two_readings_of_health_is_no_other_alert() {
+        let (registry, broken) = start(ServiceOptions::new().exhausted(crate::Exhausted::NextRun)).await;
+        let mut watch = Watch::default();
+        broken.store(true, Ordering::SeqCst);
+        assert_eq!(look(&mut watch, &registry, 605).await, [AlertKind::GivenUp]);
+        broken.store(false, Ordering::SeqCst);
+        registry.get("switched").unwrap().run_now().await.unwrap();
+        assert_eq!(look(&mut watch, &registry, 3).await, []);
+        assert_eq!(look(&mut watch, &registry, 20).await, [AlertKind::Recovered]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_service_that_retries_for_long_is_no_alert_but_a_restart_that_takes_long_is() {
         let options = ServiceOptions::new().restart_on_failure().restart_delay(Duration::from_secs(300));
         let (registry, broken) = start(options).await;

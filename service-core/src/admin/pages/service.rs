@@ -206,9 +206,10 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Re
         (options.long_run().is_some(), options.schedule == Schedule::OnDemand)
     };
     let has_failed = health.state == ServiceState::Failed || replicas.is_some_and(|all| all.has_failed(handle.id()));
+    let has_next = handle.service.factory.has_next();
     let allowed = |command: &Command| match (command, health.state) {
         (Command::Start, ServiceState::Created | ServiceState::Stopped) => true,
-        (Command::Reset, _) => has_failed,
+        (Command::Reset, _) => has_failed && has_next,
         (Command::Stop, state) => state.is_running() && state != ServiceState::Draining,
         (Command::Pause, state) => state.is_running() && state != ServiceState::Draining && !health.paused,
         (Command::Resume, state) => state.is_running() && health.paused,

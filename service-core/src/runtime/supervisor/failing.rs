@@ -148,7 +148,8 @@ impl Supervisor {
         let stopping = service.lock().requests.stop.is_some();
         let logged = if stopping { Decision::Stop } else { decision };
         let given_up = service.lock().status.given_up;
-        self.failure_log.log(&service, self.cx.run, &failure, logged, excused, given_up);
+        let run = times.map(|_| self.cx.run);
+        self.failure_log.log(&service, run, &failure, logged, excused, given_up);
         let counted_as = if decision == Decision::Fail { Recovery::Fail } else { recovery };
         self.count(&failure, counted_as, times, !suspected.is_empty());
         // A service that ends cleans up its instance anyway.

@@ -53,6 +53,8 @@ impl Supervisor {
                 }
                 if once && lease.is_decided() {
                     lease.refuse();
+                    // Nothing has failed.
+                    state.request_stop(StopRequest::by_itself());
                     return Poll::Ready(None);
                 }
                 if lease.is_decided() && !state.status.is_ready() {
