@@ -122,9 +122,12 @@ impl ServiceRegistry {
     ///
     /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
     /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before
-    /// that ends the process without a shutdown. A tokio runtime waits forever for blocking code that does not return.
-    /// So three seconds after the shutdown, the process is ended. If another registry of the process still runs, the
-    /// process is ended when that one has stopped, too.
+    /// that ends the process without a shutdown. If signal handlers cannot be installed, that is a warning: then a
+    /// signal ends the process without a shutdown.
+    ///
+    /// A tokio runtime waits forever for blocking code that does not return, and for an async run that blocks its
+    /// thread. So three seconds after the shutdown, the process is ended. If another registry of the process still runs,
+    /// the process is ended when that one has stopped, too.
     ///
     /// Dropping the future stops no service, and does not cancel a shutdown that has begun. The signal handlers stay
     /// installed. A later signal begins a shutdown only if other code waits in [`stopping`](Self::stopping) or
@@ -132,7 +135,7 @@ impl ServiceRegistry {
     /// process after `shutdown_timeout`, without `cleanup`.
     ///
     /// # Errors
-    /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.
+    /// As for [`shutdown`](Self::shutdown).
     pub async fn until_shutdown(self) -> Result<()> {
         signals::until_shutdown(&self).await
     }
