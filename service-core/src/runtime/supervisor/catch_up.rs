@@ -51,6 +51,8 @@ impl Supervisor {
                 self.resume_unrecorded(schedule);
                 let cron = self.cron();
                 cron.served_before(cron.unrecorded().map_or(last, |served| served.max(last)));
+                // The fire belongs to this schedule. Another one may hold when the instance has been built.
+                cron.follow(schedule, now, true);
                 if let Some(set_at) = set_at {
                     cron.skip(set_at, now);
                 }
