@@ -139,6 +139,11 @@ impl CronTimer {
         self.fire.map(|fire| PlannedFire { at: fire, due: fire + self.jitter })
     }
 
+    /// Whether a run has begun for the planned fire.
+    pub(crate) fn is_served(&self) -> bool {
+        self.fire.is_some() && self.fire == self.served
+    }
+
     /// The run of the planned fire begins. Returns the fire.
     pub(crate) fn serve(&mut self) -> Option<SystemTime> {
         self.served = self.fire;
