@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::options::Restart;
+use crate::config::options::{Exhausted, Restart};
 use crate::runtime::requests::Rebuild;
 
 /// Waits for the end of the service, and checks that each of its instances was cleaned up once.
@@ -181,16 +181,17 @@ async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_i
 async fn a_delay_counts_from_the_return_of_a_blocking_run_that_timed_out() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
-    let script = Script::new().on_failure(|_| Recovery::Ignore).update_blocking(move |cx| {
+    let script = Script::new().update_blocking(move |cx| {
         if cx.run == 1 {
             let _ = released.lock().recv();
         }
         Ok(Outcome::idle())
     });
+    let (schedule, exhausted) = (Schedule::Delay(secs(60)), Some(Exhausted::NextRun));
     let mut service =
-        script.start(Options { schedule: Schedule::Delay(secs(60)), timeout: Some(secs(1)), ..options() });
+        script.start(Options { schedule, exhausted, max_failures: 0, timeout: Some(secs(1)), ..options() });
     service.begun().await;
-    while service.inner.lock().status.stats.errors == 0 {
+    while !service.inner.lock().status.given_up {
         tokio::time::advance(ms(100)).await;
     }
     tokio::time::advance(secs(100)).await;
