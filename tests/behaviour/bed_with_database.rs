@@ -145,6 +145,34 @@ impl Storing {
     }
 }
 
+/// Has a shorter interval of its own since its first run.
+#[derive(Default)]
+struct Hurrying;
+
+#[service(interval = 60, discover = false)]
+impl Hurrying {
+    async fn update(&mut self, cx: &Context) {
+        if cx.run_number() == 1 {
+            cx.set_interval(secs(1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_with_the_configured_interval_replaces_the_one_that_the_service_itself_has_set() {
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    let service = bed.start_of::<Hurrying>().await;
+    bed.run_for(secs(30)).await;
+    assert_eq!(service.explain().schedule, "every 1s");
+    set_override(&db, &Override::new("hurrying", "interval", "1m")).await.unwrap();
+    bed.run_for(secs(30)).await;
+    let runs = service.health().runs;
+    assert_eq!(service.explain().schedule, "every 1m");
+    bed.run_for(secs(120)).await;
+    assert_eq!(service.health().runs, runs + 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_tables_of_the_framework_are_there_at_once() {
     let bed = TestBed::new();

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use service_core::prelude::*;
-use service_core::{Explanation, Layer, Secret};
+use service_core::{Explanation, Layer, Secret, ServiceOptions};
 
 use crate::support::{Log, Scripted, Step, secs};
 
@@ -235,6 +235,63 @@ async fn with_a_delay_the_next_runs_are_estimated_from_the_mean_duration() {
     assert_eq!(next_runs(&service), [64.0, 128.0, 192.0, 256.0, 320.0]);
     bed.run_for(secs(55)).await;
     assert_eq!(next_runs(&service), [128.0, 192.0, 256.0, 320.0, 384.0], "while it runs");
+}
+
+/// Of a cron service. Its runs fail as the script says, and are retried after 30 s.
+#[tokio::test(start_paused = true)]
+async fn a_fire_that_waits_for_the_retry_of_a_woken_run_is_among_the_next_runs() {
+    let bed = TestBed::new();
+    let nightly = Scripted::new(&Log::default(), &[Step::Fail, Step::Succeed, Step::Fail]);
+    let options = ServiceOptions::new().cron("0 3 * * *").retry_delay(secs(30));
+    let service = bed.services().await.register("nightly", nightly).options(options).start().await.unwrap();
+    let seconds = || next_runs(&service).into_iter().map(f64::round).collect::<Vec<_>>();
+    let fires = [10_800.0, 97_200.0, 183_600.0, 270_000.0, 356_400.0];
+    assert_eq!(seconds(), fires);
+    bed.run_for(secs(10_790)).await;
+    service.wake();
+    for _ in 0..2 {
+        // Before and after the time of the fire.
+        bed.run_for(secs(8)).await;
+        assert_eq!(service.state(), ServiceState::BackingOff);
+        assert_eq!(seconds(), [10_820.0, 10_820.0, fires[1], fires[2], fires[3]]);
+    }
+    // The retry succeeds, and the run of the fire fails.
+    bed.run_for(secs(20)).await;
+    assert_eq!((service.state(), service.health().runs), (ServiceState::BackingOff, 3));
+    assert_eq!(seconds(), [10_850.0, fires[1], fires[2], fires[3], fires[4]], "the fire has its run");
+}
+
+#[cfg(feature = "database")]
+#[derive(Default)]
+struct CaughtUp;
+
+#[cfg(feature = "database")]
+#[service(cron = "0 3 * * *", catch_up = "latest", initial_delay = "10m", discover = false)]
+impl CaughtUp {
+    async fn update(&mut self) {}
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn the_run_for_a_missed_fire_is_the_first_of_the_next_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("fires.db").display());
+    let bed = TestBed::new();
+    bed.database_url(&url).await;
+    bed.start_of::<CaughtUp>().await.stop().await.unwrap();
+    drop(bed);
+    // At 4 of the next day.
+    let start = std::time::SystemTime::UNIX_EPOCH + secs(1_767_225_600);
+    let bed = TestBed::at(start + secs(28 * 3600));
+    bed.database_url(&url).await;
+    let service = bed.start_of::<CaughtUp>().await;
+    bed.run_for(secs(60)).await;
+    let runs = next_runs(&service);
+    assert_eq!(runs[0].round(), 28.0 * 3600.0 + 600.0);
+    assert_eq!(runs[1..3], [183_600.0, 270_000.0]);
+    assert_eq!(Some(service.explain().next_runs[0]), service.health().next_run);
+    bed.run_for(secs(600)).await;
+    assert_eq!((service.health().runs, next_runs(&service)[0]), (1, 183_600.0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use service_core::Layer;
 use service_core::prelude::*;
 
 use crate::acting::{Acting, assert_says, has_line, logged, soon};
@@ -334,6 +335,27 @@ async fn an_interval_that_the_service_itself_has_set_stays_until_the_file_change
     assert_eq!(service.explain().schedule, "every 20s");
     file.reload("[acting]\ninterval = 40").await.unwrap();
     assert_eq!(service.explain().schedule, "every 40s");
+}
+
+/// The file sets the values that the attribute and the defaults have.
+#[tokio::test(start_paused = true)]
+async fn what_the_service_itself_has_set_ends_when_another_layer_sets_the_same_values() {
+    let log = Log::default();
+    let acting = Acting::new(&log, |cx| async move {
+        cx.set_interval(secs(20));
+        cx.set_retry_delay(secs(9));
+    });
+    let file = WithFile::new(TestBed::new(), "");
+    let service = file.bed.start(acting).await;
+    let retry_delay = || service.explain().options.into_iter().find(|option| option.key == "retry_delay").unwrap();
+    file.bed.run_for(secs(1)).await;
+    file.reload("[acting]\nretry_delay = 5").await.unwrap();
+    assert_eq!((retry_delay().value.as_str(), retry_delay().layer), ("5s", Layer::File));
+    assert_eq!(service.explain().schedule, "every 20s", "of the schedule the file says nothing");
+    file.reload("[acting]\nretry_delay = 5\ninterval = 60").await.unwrap();
+    assert_eq!(service.explain().schedule, "every 1m");
+    file.bed.run_for(secs(50)).await;
+    assert_eq!(log.times("run"), [0.0]);
 }
 
 #[tokio::test(start_paused = true)]

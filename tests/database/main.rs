@@ -33,6 +33,7 @@ mod missed;
 mod needs;
 mod order;
 mod outages;
+mod passed_over;
 mod promises;
 mod refusals;
 mod savepoints;

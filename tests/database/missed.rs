@@ -14,7 +14,7 @@ use service_core::testing::TestBed;
 
 /// Fires every hour.
 #[derive(Default)]
-struct Hourly;
+pub(crate) struct Hourly;
 
 #[service(cron = "0 * * * *", catch_up = "all", discover = false)]
 impl Hourly {
@@ -49,20 +49,20 @@ impl Failing {
     }
 }
 
-fn hours(hours: u64) -> Duration {
+pub(crate) fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-fn minutes(minutes: u64) -> Duration {
+pub(crate) fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(minutes * 60)
 }
 
-fn at(time: &str) -> DateTime<Utc> {
+pub(crate) fn at(time: &str) -> DateTime<Utc> {
     format!("2026-03-02T{time}:00Z").parse().unwrap()
 }
 
 /// A process that is up from this time of the day on, until `work` ends and it is killed.
-fn process<T>(
+pub(crate) fn process<T>(
     url: &str,
     from: &str,
     settings: &[(&str, &str)],
@@ -80,7 +80,7 @@ fn process<T>(
 }
 
 /// A process that serves its fires for this long, and is killed. Returns how often it ran.
-fn serves(url: &str, from: &str, settings: &[(&str, &str)], during: Duration) -> u64 {
+pub(crate) fn serves(url: &str, from: &str, settings: &[(&str, &str)], during: Duration) -> u64 {
     process(url, from, settings, async |bed, _| {
         let service = bed.start_of::<Hourly>().await;
         bed.run_for(during).await;
@@ -108,6 +108,7 @@ macro_rules! on_each {
         )+ }
     };
 }
+pub(crate) use on_each;
 
 on_each! {
     fires_that_no_process_served_are_made_up,

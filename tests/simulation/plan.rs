@@ -117,6 +117,15 @@ impl Timetable {
         self.settle();
     }
 
+    /// The blocking code of the last run has returned after its end. Returns whether a delay counts from here.
+    pub(crate) fn returned(&mut self, at: Ms) -> bool {
+        let is_delay = matches!(self.stands_on, Schedule::Delay(_));
+        if let Some((_, ended)) = self.last.as_mut().filter(|_| is_delay) {
+            *ended = at;
+        }
+        is_delay && self.last.is_some()
+    }
+
     /// Changes the schedule: the grid first advances to the start of the last run. During a run or a `cleanup` the
     /// change applies later.
     pub(crate) fn change(&mut self, schedule: Schedule, busy: bool) {

@@ -40,6 +40,13 @@ impl Resolved {
         self.provenance.iter().find(|set| set.key == key)
     }
 
+    /// The layer that sets the schedule; `None`: no layer does.
+    pub(crate) fn schedule_layer(&self) -> Option<Layer> {
+        // `on_demand = false` is no schedule.
+        let is_schedule = |set: &&Provenance| is_schedule(set.key) && set.value != "false";
+        self.provenance.iter().find(is_schedule).map(|set| set.layer)
+    }
+
     /// Every option in effect, in the order of the documentation, with its place, for `explain`. `now` are the current
     /// options: where they differ from the layers, the service itself changed them.
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {

@@ -25,7 +25,7 @@ use crate::runtime::labels;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::services::Services;
-use crate::runtime::status::WaitReason;
+use crate::runtime::status::{Status, WaitReason};
 use crate::schedule::{Schedule, cron, later};
 use crate::service::state::ServiceState;
 
@@ -252,9 +252,8 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
         // `now` says when a `run` is retried.
         Schedule::LongRun(_) => return Vec::new(),
         Schedule::Cron(cron) => {
-            let planned = snapshot.status.next_fire.filter(|_| retry.is_none() && !snapshot.status.in_run());
-            runs.extend(planned.map(|fire| fire.expected(clock.wall_now())));
-            let after = planned.map_or_else(|| clock.wall(retry.unwrap_or(now)), |fire| fire.at);
+            let (planned, after) = next_fire(&snapshot.status, retry, clock, now);
+            runs.extend(planned);
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;
@@ -263,6 +262,24 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
     let points = std::iter::successors(Some(first), |at| Some(later(*at, step)));
     runs.extend(points.take(RUNS - runs.len()).map(|at| clock.wall(at)));
     runs
+}
+
+/// When the run of the planned fire, or of a missed one, is expected, and after which moment the other fires follow.
+fn next_fire(status: &Status, retry: Option<Instant>, clock: &Clock, now: Instant) -> (Option<SystemTime>, SystemTime) {
+    // The end of the current run is not known.
+    if let Some(busy) = retry.or(status.in_run().then_some(now)).map(|busy| clock.wall(busy)) {
+        // A woken run or its retry does not serve the fire that comes due meanwhile.
+        let waits = status.next_fire.filter(|fire| fire.at <= busy);
+        return (waits.map(|fire| fire.expected(clock.wall_now()).max(busy)), busy);
+    }
+    match (status.next_fire, status.next_due) {
+        (Some(fire), _) => (Some(fire.expected(clock.wall_now())), fire.at),
+        (None, Some(missed)) => {
+            let at = clock.wall(missed.max(now));
+            (Some(at), at)
+        }
+        (None, None) => (None, clock.wall(now)),
+    }
 }
 
 // ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -213,7 +213,7 @@ impl ServiceRegistry {
                 cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
                 // A little before the registry stops waiting.
                 end: share.map(|share| later(now, share.mul_f64(0.99))),
-                by_itself: false,
+                ..StopRequest::default()
             };
             for step in tier {
                 for service in &step {

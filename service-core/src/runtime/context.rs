@@ -368,14 +368,15 @@ impl Context {
     /// Changes the interval at once, including the current wait. A delay stays a delay; a cron schedule and `on_demand`
     /// become an interval. Zero counts as one millisecond. Does nothing for a service with `run`.
     ///
-    /// The change lasts until the configuration changes the schedule, or until the service is unregistered. It is not
-    /// stored, so it ends with the process.
+    /// The change lasts until the configuration changes the schedule, or another layer sets it (such as an operator
+    /// override, also one with the same value), or until the service is unregistered. It is not stored, so it ends with
+    /// the process.
     pub fn set_interval(&self, interval: Duration) {
         self.service.set_interval(interval);
     }
 
     /// Changes the wait before a retry, from the next failure on. `retry_backoff` and `max_retry_delay` still apply.
-    /// The change lasts until the configuration changes `retry_delay`, or as long as that of
+    /// The change lasts until the configuration changes `retry_delay`, or another layer sets it, or as long as that of
     /// [`set_interval`](Self::set_interval).
     pub fn set_retry_delay(&self, delay: Duration) {
         self.service.set_retry_delay(delay);

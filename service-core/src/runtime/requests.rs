@@ -43,6 +43,8 @@ pub(crate) struct StopRequest {
     pub(crate) end: Option<Instant>,
     /// The service's own code requested the stop first.
     pub(crate) by_itself: bool,
+    /// When the stop was requested.
+    pub(crate) since: Option<Instant>,
 }
 
 impl StopRequest {
@@ -65,7 +67,7 @@ impl StopRequest {
             run: left.map(|left| later(now, left.mul_f64(0.8))),
             cleanup: left.map(|left| later(now, left.mul_f64(0.9))),
             end: self.end,
-            by_itself: false,
+            ..Self::default()
         }
     }
 
@@ -80,6 +82,7 @@ impl StopRequest {
             cleanup: sooner(self.cleanup, other.cleanup),
             end: sooner(self.end, other.end),
             by_itself: self.by_itself,
+            since: sooner(self.since, other.since),
         }
     }
 }

@@ -225,8 +225,9 @@ impl RuntimeState {
         if !self.status.is_running() {
             return;
         }
-        let drained = later(Instant::now(), self.requests.options.drain_timeout);
-        let stop = stop.or_sooner(StopRequest { run: Some(drained), ..StopRequest::default() });
+        let now = Instant::now();
+        let drained = later(now, self.requests.options.drain_timeout);
+        let stop = stop.or_sooner(StopRequest { run: Some(drained), since: Some(now), ..StopRequest::default() });
         match self.requests.stop.as_deref_mut() {
             Some(earlier) => *earlier = earlier.or_sooner(stop),
             None => self.requests.stop = Some(Box::new(stop)),

@@ -315,15 +315,16 @@ impl ServiceInner {
     }
 
     /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same
-    /// key.
+    /// key, or another layer decides about it now: an override counts, also one that sets the value of the file.
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
         let mut state = self.lock();
         let mut options = (*resolved.options).clone();
-        let before = &state.requests.resolved.options;
-        if before.schedule == options.schedule {
+        let before = &state.requests.resolved;
+        if before.options.schedule == options.schedule && before.schedule_layer() == resolved.schedule_layer() {
             options.schedule = state.requests.options.schedule.clone();
         }
-        if before.retry_delay == options.retry_delay {
+        let retry_layer = |resolved: &Resolved| resolved.set_by("retry_delay").map(|set| set.layer);
+        if before.options.retry_delay == options.retry_delay && retry_layer(before) == retry_layer(&resolved) {
             options.retry_delay = state.requests.options.retry_delay;
         }
         // The loop plans again if these are other options.

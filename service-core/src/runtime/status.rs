@@ -108,7 +108,8 @@ pub(crate) struct Status {
     /// The code of these runs may still run.
     pub(crate) cancelled_runs: CancelledRuns,
     pub(crate) next_due: Option<Instant>,
-    /// With a cron schedule, whose `next_due` is the next check of the wall clock.
+    /// With a cron schedule, whose `next_due` is the next check of the wall clock: the fire that is planned, until its
+    /// run begins.
     pub(crate) next_fire: Option<PlannedFire>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
@@ -142,6 +143,8 @@ pub(crate) struct Stats {
     pub(crate) last_success: Option<Instant>,
     /// How long the last run took.
     last_nanos: u64,
+    /// When blocking code that had outlived its run returned.
+    pub(crate) last_returned: Option<Instant>,
     /// Moving average of the durations of successful runs; zero before the first.
     mean_nanos: u64,
 }
@@ -308,7 +311,10 @@ impl Stats {
         Duration::from_nanos(self.mean_nanos)
     }
 
+    /// When the last run ended, with its blocking code.
     pub(crate) fn last_ended(&self) -> Option<Instant> {
-        self.last_started.map(|started| later(started, self.last_duration()))
+        let started = self.last_started?;
+        let returned = self.last_returned.filter(|returned| *returned >= started);
+        Some(later(started, self.last_duration())).max(returned)
     }
 }

@@ -5,6 +5,8 @@
 //! - In autumn, fixed times in the hour that repeats fire once, the first time.
 //! - Schedules with "every" (`*`, `*/15`) fire at every time that the wall clock shows.
 
+#[cfg(feature = "cron")]
+mod grammar;
 mod timer;
 
 use std::fmt;
@@ -89,12 +91,13 @@ mod fires {
     use croner::errors::CronError;
     use croner::parser::{CronParser, Year};
 
+    use super::grammar::{misread, names};
     use super::{CronSchedule, Mistake, SystemTime};
 
     /// Checks that the expression and the time zone are valid, and that the schedule fires at some time.
     pub(crate) fn check(schedule: &CronSchedule) -> Result<(), Mistake> {
         let (cron, zone) = parse(schedule)?;
-        if let Some(why) = last_day_twice(&schedule.expression) {
+        if let Some(why) = misread(&schedule.expression) {
             return Err(Mistake::Expression(why));
         }
         // There is no year field, and the calendar repeats after 400 years: a schedule that fires at all fires again.
@@ -191,21 +194,10 @@ mod fires {
         Ok((cron, zone))
     }
 
-    /// With `L` and `LW`, the parser accepts the expression and ignores `L`.
-    fn last_day_twice(expression: &str) -> Option<String> {
-        let days = expression.split_whitespace().rev().nth(2).filter(|days| days.contains(','))?;
-        let has = |wanted: &str| days.split(',').any(|day| day.eq_ignore_ascii_case(wanted));
-        (has("L") && has("LW"))
-            .then(|| format!("day of month field `{days}`: `L` and `LW` cannot be used together, keep one of them"))
-    }
-
     /// Returns the field that is wrong by itself, with the parser's message, which does not name the field.
     fn wrong_field(parser: &CronParser, expression: &str) -> Option<String> {
-        const NAMES: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
         let parts: Vec<&str> = expression.split_whitespace().collect();
-        let names = NAMES.get(6_usize.checked_sub(parts.len())?..)?;
-        (parts.len() >= 5).then_some(())?;
-        parts.iter().zip(names).enumerate().find_map(|(place, (part, name))| {
+        parts.iter().zip(names(parts.len())?).enumerate().find_map(|(place, (part, name))| {
             let mut alone = vec!["*"; parts.len()];
             alone[place] = part;
             let error = parser.parse(&alone.join(" ")).err()?;

@@ -122,8 +122,9 @@ impl CronSchedule {
     }
 }
 
-/// What happens to cron fires that were missed while no process was up. Three kinds of fires do not count as missed:
-/// those during a manual stop, those during a pause, and those before the present schedule took effect.
+/// What happens to cron fires that were missed while no process was up. Four kinds of fires do not count as missed: those
+/// during the run of an earlier fire or during a suspend, those during a manual stop, those during a pause, and those
+/// before the present schedule took effect.
 ///
 /// A fire counts as served when its run has succeeded, or was given up after `max_failures`; the database records that.
 /// If the process is killed during the run, the next process repeats the fire. Before the first start of a service

@@ -1,6 +1,7 @@
 //! `catch_up`: finds the cron fires that were missed while the process was down, and records each fire whose run
-//! succeeded. Fires that came due while the process was up, but the service was paused or stopped, are not missed. The
-//! extension records them, since the loop of a stopped service has ended:
+//! succeeded. Fires that the plan has passed over, because they came due during that run, are recorded with it. Nor are
+//! those missed that came due while the process was up, but the service was paused or stopped. The extension records
+//! them, since the loop of a stopped service has ended:
 //! [`Status::skips_fires_since`](crate::runtime::status::Status).
 //!
 //! The tricky part is that the extension which stores the last fire (the database) may not answer. Without the last
@@ -51,6 +52,8 @@ impl Supervisor {
                 self.resume_unrecorded(schedule);
                 let cron = self.cron();
                 cron.served_before(cron.unrecorded().map_or(last, |served| served.max(last)));
+                // The fire belongs to this schedule. Another one may hold when the instance has been built.
+                cron.follow(schedule, now, true);
                 if let Some(set_at) = set_at {
                     cron.skip(set_at, now);
                 }

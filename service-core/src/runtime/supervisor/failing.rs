@@ -277,7 +277,6 @@ impl Supervisor {
     /// Leaves the failure without a consequence: the service waits for the next regular run. A cron fire counts as
     /// served.
     fn ignore(&mut self, times: Option<Times>) {
-        self.serve_fire();
         self.woken = false;
         let service = &self.cx.service;
         service.update(|state| {
@@ -289,16 +288,17 @@ impl Supervisor {
         let now = Instant::now();
         let (started, ended) = times.unwrap_or((now, now));
         self.plan_regular(started, ended);
+        self.serve_fire();
     }
 
     /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.
     fn give_up(&mut self, failure: &Failure, times: Option<Times>) {
         let (service, run, failures) = (self.cx.service.clone(), self.cx.run, failure.count);
-        self.serve_fire();
         match times {
             Some((started, ended)) => self.plan_regular(started, ended),
             None => self.plan_without_run(),
         }
+        self.serve_fire();
         // The attempt has served the wake-up that it was made for.
         self.woken = false;
         service.update(|state| {

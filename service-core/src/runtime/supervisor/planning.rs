@@ -9,7 +9,7 @@ use crate::config::options::Options;
 use crate::runtime::context::Nominal;
 use crate::runtime::lease::Grant;
 use crate::runtime::status::{Activity, StartPhase, Status};
-use crate::schedule::{CatchUp, Grid, Readiness, Schedule, later};
+use crate::schedule::{CatchUp, CronSchedule, Grid, Readiness, Schedule, later};
 
 impl Supervisor {
     /// The first instance has been built: the service is ready, and its schedule begins.
@@ -233,8 +233,20 @@ impl Supervisor {
             };
             return self.plan(Due::Missed, first);
         }
+        self.pass_over_fires(schedule, now);
         self.cron().plan(schedule, from, jitter);
         self.plan_check(now);
+    }
+
+    /// The plan passes over the fires that came due since the fire which the run has served. From a stop on, fires are
+    /// left to the next process, and those that no holder of the lease has served are left to the next holder.
+    fn pass_over_fires(&mut self, schedule: &CronSchedule, now: SystemTime) {
+        if schedule.catch_up == CatchUp::None || self.cx.service.lease.is_some() {
+            return;
+        }
+        let stop = self.cx.service.lock().requests.stop.as_ref().and_then(|stop| stop.since);
+        let until = stop.map_or(now, |stop| now.min(self.services.shared.clock.wall(stop)));
+        self.cron().pass_over(schedule, until);
     }
 
     /// Plans the next check of the wall clock.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
-use super::{Exit, Supervisor, UnreturnedRun};
+use super::{Due, Exit, Supervisor, UnreturnedRun};
 use crate::config::options::Options;
 use crate::humanize;
 use crate::panic::Caught;
@@ -21,6 +21,7 @@ use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::requests::Rebuild;
 use crate::runtime::status::{Activity, WaitReason};
+use crate::schedule::Schedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
@@ -211,6 +212,7 @@ impl Supervisor {
         });
         // Without it, the runtime shuts down.
         let Some((instance, caught)) = returned.map(|returned| *returned) else { return };
+        self.delay_from(Instant::now());
         self.instance = Some(instance);
         let panicked = match caught {
             Caught::Returned(result) => {
@@ -231,10 +233,21 @@ impl Supervisor {
             self.cx.service.lock().requests.rebuild = None;
             return;
         }
+        // A delay counts from here for the next holder of the lease, too.
+        self.record_end().await;
         // The run itself may have requested it after it had timed out.
         let rebuild = self.cx.service.lock().requests.rebuild;
         if rebuild == Some(Rebuild::Reset) {
             self.rebuild().await;
+        }
+    }
+
+    /// Blocking code has returned after its run had timed out. If the next run follows after a delay, the delay begins
+    /// now.
+    fn delay_from(&mut self, returned: Instant) {
+        self.cx.service.lock().status.stats.last_returned = Some(returned);
+        if self.due == Due::Regular && matches!(self.options.schedule, Schedule::Delay(_)) {
+            self.plan_regular(returned, returned);
         }
     }
 }

@@ -204,6 +204,9 @@ impl Supervisor {
         // Those of the run before have their report.
         std::mem::swap(&mut self.current_waiters, &mut requests.waiters);
         self.take_nominal(is_regular);
+        if self.cron.as_ref().is_some_and(|cron| cron.is_served()) {
+            state.status.next_fire = None;
+        }
         self.cx.run = state.status.begin_run(Instant::now());
         self.cx.in_run = true;
     }

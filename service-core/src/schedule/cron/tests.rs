@@ -265,6 +265,84 @@ mod with_the_feature {
         }
     }
 
+    /// The runtime refuses every expression that the attribute refuses.
+    #[test]
+    fn invalid_expressions_are_refused() {
+        for bad in [
+            "",
+            "* * * *",
+            "1 2 3 4 5 6 7",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "* * * * FRY",
+            "*/0 * * * *",
+            "*/90 * * * *",
+            "5/10 * * * *",
+            "30-10 * * * *",
+            "1,,2 * * * *",
+            "* * * * MON#6",
+            "* * * * L",
+            "0 0 L,LW * *",
+            "0 0 0 lw,1,l * *",
+            "0 0 30 2 *",
+            "0 0 31 4,6 *",
+            "0 0 30-31 2 *",
+            "0 0 30,31 FEB ?",
+            "0 0 31 4-4 *",
+            "0 0 31 2-12/9 *",
+            "0 0 31W 2 *",
+            "0 0 30W 2 +*",
+            "0 0 0 31 2 +MON",
+            "0 0 31 4,6 +1",
+            "0 0 LW * +SAT,7",
+            "0 0 1-7 * +MON#2",
+            "0 0 1-20 * +MONL",
+            "0 0 29 2 +FRI#4",
+            "*,5 * * * *",
+            "? * * * *",
+            "0 0 ?,5 * *",
+            "0 0 * * 1-5#2/2",
+            "0 0 * * 5-0",
+            "*/+5 * * * *",
+            "@dayly",
+            "a * * * *",
+            "-5 * * * *",
+        ] {
+            assert!(check(&schedule(bad, "UTC")).is_err(), "{bad}");
+        }
+    }
+
+    /// The parser accepts these, and reads them otherwise than they are written.
+    #[test]
+    fn an_expression_that_would_be_misread_is_refused_with_the_text_of_the_attribute() {
+        for (bad, expected) in [
+            ("*/90 * * * *", "minute field `*/90`: the largest step is 59"),
+            ("0 */36 * * *", "hour field `*/36`: the largest step is 23"),
+            ("*/60 * * * * *", "second field `*/60`: the largest step is 59"),
+            ("0 0 1-31/32 * *", "day of month field `1-31/32`: the largest step is 31"),
+            ("0 0 * */13 *", "month field `*/13`: the largest step is 12"),
+            ("0 0 * * */8", "day of week field `*/8`: the largest step is 7"),
+            ("0 0 * * MON,L", "day of week field `MON,L`: `L` needs a weekday before it, for example `FRIL`"),
+            ("0 0 1 * l", "day of week field `l`: `L` needs a weekday before it, for example `FRIL`"),
+            ("0 3 , * MON", "day of month field `,`: an item between commas is empty"),
+            ("0 3 * * MON,", "day of week field `MON,`: an item between commas is empty"),
+            ("1,,2 * * * *", "minute field `1,,2`: an item between commas is empty"),
+            ("0 0 15W3 * *", "day of month field `15W3`: `15W3` is not a number"),
+            ("MON * * * *", "minute field `MON`: `MON` is not a number"),
+            ("0 0 FEB 3 *", "day of month field `FEB`: `FEB` is not a number"),
+            ("0 0 * TUE *", "month field `TUE`: `TUE` is neither a number nor one of JAN, "),
+            ("0 0 * * SUNMON", "day of week field `SUNMON`: `SUNMON` is neither a number nor one of SUN, "),
+            ("0 0 * * 5LL", "day of week field `5LL`: `5L` is neither a number nor one of SUN, "),
+            ("0 0 * * 5#02", "day of week field `5#02`: `#02` is not one of `#1` to `#5` and `#L`"),
+        ] {
+            let mistake = check(&schedule(bad, "UTC")).unwrap_err().to_string();
+            assert!(mistake.contains(expected), "{bad}: {mistake}");
+        }
+    }
+
     #[test]
     fn an_invalid_schedule_is_an_error_that_says_what_is_wrong() {
         for (expression, zone, key, expected) in [

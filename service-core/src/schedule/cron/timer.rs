@@ -83,6 +83,15 @@ impl CronTimer {
         }
     }
 
+    /// The run of the planned fire has ended, and the next fire is planned. Fires that came due since then, up to
+    /// `until`, are passed over: the process was up, so they are not missed. The last of them is recorded in place of the
+    /// fire of the run.
+    pub(crate) fn pass_over(&mut self, schedule: &CronSchedule, until: SystemTime) {
+        if let Some(fire) = self.in_run.filter(|fire| self.fire == Some(*fire)) {
+            self.in_run = missed(schedule, fire, until, 1).pop().or(self.in_run);
+        }
+    }
+
     /// Another kind of schedule holds from now on. No fire of this time is due or missed when cron holds again.
     pub(crate) fn leave(&mut self) {
         self.fire = None;
@@ -128,6 +137,11 @@ impl CronTimer {
 
     pub(crate) fn planned(&self) -> Option<PlannedFire> {
         self.fire.map(|fire| PlannedFire { at: fire, due: fire + self.jitter })
+    }
+
+    /// Whether a run has begun for the planned fire.
+    pub(crate) fn is_served(&self) -> bool {
+        self.fire.is_some() && self.fire == self.served
     }
 
     /// The run of the planned fire begins. Returns the fire.

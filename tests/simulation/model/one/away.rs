@@ -54,6 +54,7 @@ impl One {
         if let Some(instance) = &mut life.instance {
             instance.away = false;
         }
+        life.delay_from(at);
         self.api_was_back(at);
         Ok(())
     }
@@ -97,6 +98,14 @@ impl One {
 impl Life {
     pub(super) fn is_away(&self) -> bool {
         self.instance.as_ref().is_some_and(|instance| instance.away)
+    }
+
+    /// A delay counts from the return of the run.
+    fn delay_from(&mut self, at: Ms) {
+        let Some(timetable) = self.timetable.as_mut().filter(|timetable| timetable.returned(at)) else { return };
+        if self.plan.is_some_and(|plan| plan.kind == Kind::Regular) {
+            self.plan = timetable.next(at);
+        }
     }
 
     /// Another instance must replace the one that a blocking run still holds.

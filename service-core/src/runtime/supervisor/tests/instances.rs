@@ -2,8 +2,10 @@
 
 use std::sync::mpsc;
 
+use tokio::time::Instant;
+
 use super::*;
-use crate::config::options::Restart;
+use crate::config::options::{Exhausted, Restart};
 use crate::runtime::requests::Rebuild;
 
 /// Waits for the end of the service, and checks that each of its instances was cleaned up once.
@@ -172,6 +174,37 @@ async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_i
     service.stop();
     assert_eq!(service.ended().await, Exit::Stopped);
     assert_eq!(service.log.count("built 2"), 1, "its settings had changed");
+    service.log.assert_one_cleanup_each();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_counts_from_the_return_of_a_blocking_run_that_timed_out() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let script = Script::new().update_blocking(move |cx| {
+        if cx.run == 1 {
+            let _ = released.lock().recv();
+        }
+        Ok(Outcome::idle())
+    });
+    let (schedule, exhausted) = (Schedule::Delay(secs(60)), Some(Exhausted::NextRun));
+    let mut service =
+        script.start(Options { schedule, exhausted, max_failures: 0, timeout: Some(secs(1)), ..options() });
+    service.begun().await;
+    while !service.inner.lock().status.given_up {
+        tokio::time::advance(ms(100)).await;
+    }
+    tokio::time::advance(secs(100)).await;
+    assert_eq!(service.inner.lock().status.stats.runs, 1, "the next run waits for the one that timed out");
+    drop(release);
+    service.until(|state| state.status.wait_reason.is_none()).await;
+    let returned = Instant::now();
+    // The delay counts from the same moment when the options change.
+    service.inner.set_interval(secs(50));
+    service.until(|state| state.status.stats.runs == 2).await;
+    assert!((secs(49)..secs(52)).contains(&returned.elapsed()), "{:?}", returned.elapsed());
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
     service.log.assert_one_cleanup_each();
 }
 
