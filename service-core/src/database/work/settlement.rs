@@ -43,7 +43,7 @@ impl ServiceDb {
                 self.wake();
             }
         }
-        if let Some(kind) = error.and_then(ErrorKind::in_chain).filter(|kind| kind.is_passing()) {
+        if let Some(kind) = error.and_then(ErrorKind::of_user_in_chain).filter(|kind| kind.is_passing()) {
             self.work.spare(kind);
         }
         let message = error.map(|error| format!("{error:#}"));
