@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
-use service_core::database::{self, Transaction};
+use service_core::database::{self, Override, Transaction};
 use service_core::prelude::*;
 
 use crate::Bench;
@@ -247,6 +247,47 @@ async fn a_stale_statement_of_a_run_is_prepared_again() {
         }
     }
     services.shutdown().await.unwrap();
+}
+
+#[derive(Default)]
+struct Single;
+
+#[service(interval = "100ms", scope = "cluster", discover = false)]
+impl Single {
+    async fn update(&mut self) {}
+}
+
+/// The same for the registry's own statements: it reads overrides and leases all the time.
+#[tokio::test]
+async fn the_framework_s_tables_may_be_changed_beside_the_program() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let (log, _listening) = crate::log::Log::listen();
+    let replica = async || {
+        let builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+        builder.service_of::<Single>("single").start_all().await.unwrap()
+    };
+    let (first, second) = (replica().await, replica().await);
+    until("it stands by", || health(&second, "single").state == ServiceState::Standby).await;
+    // Each connection has prepared what the registries read each second.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for column in
+        ["service_override ALTER COLUMN why", "service_config ALTER COLUMN key", "service_lease ALTER COLUMN label"]
+    {
+        bench.db.execute_unprepared(&format!("ALTER TABLE {column} TYPE varchar(500)")).await.unwrap();
+    }
+    database::set_override(&bench.db, &Override::new("single", "interval", "70ms").by("ann")).await.unwrap();
+    for services in [&first, &second] {
+        until("the override applies", || {
+            let options = services.get("single").unwrap().explain().options;
+            options.iter().any(|option| option.key == "interval" && option.value == "70ms")
+        })
+        .await;
+    }
+    first.shutdown().await.unwrap();
+    until("the other one takes over", || health(&second, "single").runs > 0).await;
+    second.shutdown().await.unwrap();
+    let failures: Vec<String> = log.lines().into_iter().filter(|line| line.contains("cached plan")).collect();
+    assert_eq!(failures, [""; 0]);
 }
 
 /// Sends a statement that PostgreSQL does not support. Its error has the code of a stale statement.
