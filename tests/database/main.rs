@@ -295,6 +295,7 @@ exercise! {
         a_value_set_in_a_transaction_is_committed_or_rolled_back_with_it,
         settings_that_are_not_json_are_reported_with_their_key,
         a_value_that_is_too_long_is_reported_with_its_key,
+        a_text_that_is_too_long_is_reported_with_its_key,
         a_row_that_is_not_text_is_reported_and_the_others_are_read,
         overrides_are_recorded_and_end_by_themselves,
         overrides_that_are_written_by_hand_apply_and_end,
