@@ -15,6 +15,7 @@ use crate::database::direct::{DirectConnection, Spare, sibling};
 use crate::database::driver::{PoolSize, forget_statements, idle_connection};
 use crate::database::error_kind::ErrorKind;
 use crate::database::limited;
+use crate::database::pool_error::with_tls_advice;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::service::error::Result;
 
@@ -120,7 +121,7 @@ impl RegistryPool {
         if let Some(monitor) = &self.monitor {
             monitor.check()?;
         }
-        let Some(direct) = &self.direct else { return work(self.db.clone()).await };
+        let Some(direct) = &self.direct else { return with_tls_advice(work(self.db.clone()).await).await };
         match self.on_pool(POOL_LIMIT, WORK_LIMIT, &work).await {
             Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Some(result) => return result,
