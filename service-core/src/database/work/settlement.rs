@@ -92,7 +92,7 @@ impl ServiceDb {
     pub(super) fn drop_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>, lease: Duration) {
         self.work.defer_claims(table, owner.clone(), charges);
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.clone().release_dropped(owner, lease));
+            self.spawn(&runtime, self.clone().release_dropped(owner, lease));
         }
     }
 
