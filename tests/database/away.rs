@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::log::Log;
 use crate::postgres::Postgres;
+use crate::tables::{job, jobs};
 
 /// Needs the database in every run.
 #[derive(Default)]
@@ -310,6 +311,62 @@ async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
     assert_eq!(away, count("answers again"), "one warning for each outage: {:?}", log.lines());
 }
 
+/// Has a row in flight whenever the database answers.
+#[derive(Default)]
+struct Holder;
+
+#[service(interval = "100ms", retry_delay = "100ms", discover = false)]
+impl Holder {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let mut batch = cx.claim_each::<job::Entity>(1).await?;
+        let item = batch.next().await?;
+        while item.is_some() && !cx.is_stopping() {
+            cx.sleep(Duration::from_millis(20)).await;
+            cx.store().get::<u64>("count").await?;
+        }
+        Ok(())
+    }
+}
+
+/// The row in flight is settled after the outage, however many runs try it meanwhile.
+async fn a_run_that_cannot_be_settled_in_an_outage_is_no_warning_for_each_retry() {
+    let Some(server) = on_thread(Postgres::start).await else { return };
+    let server = Arc::new(server);
+    let url = on_thread({
+        let server = server.clone();
+        move || server.database()
+    })
+    .await;
+    let db = database::connect(&url).await.unwrap();
+    jobs(&db, 1).await;
+    db.close().await.unwrap();
+    let (log, _listening) = Log::listen();
+    let services = builder().service_of::<Holder>("holder").database_url(&url).start_all().await.unwrap();
+    until("it works on its row", || health(&services, "holder").runs == 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    on_thread({
+        let server = server.clone();
+        move || {
+            server.down();
+            let _ = std::fs::remove_file(server.socket());
+        }
+    })
+    .await;
+    until("the outage is known", || health(&services, "holder").reason.is_some_and(|why| why.contains("down for")))
+        .await;
+    let count = |level: &str| {
+        let is_it = |line: &&String| line.starts_with(level) && line.contains("cannot settle the rows of the run");
+        log.lines().iter().filter(is_it).count()
+    };
+    let (warnings, errors) = (count("WARN"), health(&services, "holder").error_count);
+    until("further runs fail", || health(&services, "holder").error_count > errors + 5).await;
+    assert!(count("DEBUG") > 0, "{:?}", log.lines());
+    assert_eq!(count("WARN"), warnings, "{:?}", log.warnings());
+    on_thread(move || server.up()).await;
+    until("it works on its row again", || health(&services, "holder").status == HealthStatus::Healthy).await;
+    services.shutdown().await.unwrap();
+}
+
 /// A proxy between the program and the server, which can stop to forward.
 fn proxy(target: std::path::PathBuf, address: &Path) -> watch::Sender<bool> {
     let (stall, stalled) = watch::channel(false);
@@ -426,6 +483,11 @@ mod on_postgres_alone {
     #[tokio::test]
     async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
         super::services_wait_for_a_server_that_is_down_at_the_start_and_later().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_cannot_be_settled_in_an_outage_is_no_warning_for_each_retry() {
+        super::a_run_that_cannot_be_settled_in_an_outage_is_no_warning_for_each_retry().await;
     }
 
     #[tokio::test]

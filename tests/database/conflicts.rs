@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
-use service_core::database::{self, Transaction};
+use service_core::database::{self, Override, Transaction};
 use service_core::prelude::*;
 
 use crate::Bench;
@@ -247,6 +247,118 @@ async fn a_stale_statement_of_a_run_is_prepared_again() {
         }
     }
     services.shutdown().await.unwrap();
+}
+
+#[derive(Default)]
+struct Single;
+
+#[service(interval = "100ms", scope = "cluster", discover = false)]
+impl Single {
+    async fn update(&mut self) {}
+}
+
+/// The same for the registry's own statements: it reads overrides and leases all the time.
+#[tokio::test]
+async fn the_framework_s_tables_may_be_changed_beside_the_program() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let (log, _listening) = crate::log::Log::listen();
+    let replica = async || {
+        let builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+        builder.service_of::<Single>("single").start_all().await.unwrap()
+    };
+    let (first, second) = (replica().await, replica().await);
+    until("it stands by", || health(&second, "single").state == ServiceState::Standby).await;
+    // Each connection has prepared what the registries read each second.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for column in
+        ["service_override ALTER COLUMN why", "service_config ALTER COLUMN key", "service_lease ALTER COLUMN label"]
+    {
+        bench.db.execute_unprepared(&format!("ALTER TABLE {column} TYPE varchar(500)")).await.unwrap();
+    }
+    database::set_override(&bench.db, &Override::new("single", "interval", "70ms").by("ann")).await.unwrap();
+    for services in [&first, &second] {
+        until("the override applies", || {
+            let options = services.get("single").unwrap().explain().options;
+            options.iter().any(|option| option.key == "interval" && option.value == "70ms")
+        })
+        .await;
+    }
+    first.shutdown().await.unwrap();
+    until("the other one takes over", || health(&second, "single").runs > 0).await;
+    second.shutdown().await.unwrap();
+    let failures: Vec<String> = log.lines().into_iter().filter(|line| line.contains("cached plan")).collect();
+    assert_eq!(failures, [""; 0]);
+}
+
+/// Sends a statement that PostgreSQL does not support. Its error has the code of a stale statement.
+struct Unsupported;
+
+impl Unsupported {
+    async fn send(cx: &Context) -> Result<()> {
+        let select = "SELECT DISTINCT name FROM plan WHERE name = $1 FOR UPDATE";
+        let select = Statement::from_sql_and_values(sea_orm::DbBackend::Postgres, select, ["a".into()]);
+        cx.db()?.query_all_raw(select).await?;
+        Ok(())
+    }
+}
+
+#[service(interval = "20ms", retry_delay = "20ms", max_failures = 1, discover = false)]
+impl Unsupported {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        Self::send(cx).await
+    }
+}
+
+struct NeverReady;
+
+#[service(interval = "20ms", retry_delay = "20ms", max_failures = 1, discover = false)]
+impl NeverReady {
+    async fn configure(cx: &Context) -> Result<Self> {
+        Unsupported::send(cx).await?;
+        Ok(Self)
+    }
+
+    async fn update(&mut self) {}
+}
+
+/// It is a mistake of the service: it counts, and a strict start reports it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_the_server_does_not_support_is_the_service_s_own_error() {
+    let Some(bench) = Bench::postgres().await else { return };
+    bench.db.execute_unprepared("CREATE TABLE plan (name varchar(10))").await.unwrap();
+    let builder = || ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+    let services = builder().service("unsupported", Unsupported).start_all().await.unwrap();
+    until("it has failed", || health(&services, "unsupported").state == ServiceState::Failed).await;
+    let found = health(&services, "unsupported");
+    assert_eq!(found.error_count, 2, "{found:?}");
+    // Its error names the failed service.
+    let _ = services.shutdown().await;
+    let error = builder().strict().service_of::<NeverReady>("never_ready").start_all().await.unwrap_err();
+    assert!(format!("{error:#}").contains("never_ready"), "{error:#}");
+}
+
+/// In an item, it is an error of the row.
+#[tokio::test]
+async fn a_statement_of_an_item_that_the_server_does_not_support_costs_an_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    bench.db.execute_unprepared("CREATE TABLE plan (name varchar(10))").await.unwrap();
+    for each in [false, true] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 3).await;
+        let service_db = ServiceDb::new(bench.db.clone(), "worker");
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            if job.id == 2 {
+                tx.execute_unprepared("SELECT DISTINCT name FROM plan FOR UPDATE").await?;
+            }
+            Ok(effect(tx, job.id).await?)
+        };
+        assert_eq!(work(&service_db, each, process).await.unwrap(), Outcome::processed(2).failed(1), "{each}");
+        let row = crate::tables::job(&bench.db, 2).await;
+        assert_eq!((row.status.as_str(), row.attempts), ("pending", 1), "{each}: {row:?}");
+        assert_eq!(effects(&bench.db).await, [1, 3], "{each}");
+    }
 }
 
 /// A row that takes longer than the server allows a transaction to be idle: its batch cannot commit. It is found and

@@ -142,6 +142,75 @@ pub(crate) async fn stale_claims_do_not_slow_other_claims(bench: Bench) {
     assert!(fastest < first, "{fastest:?}, and {first:?} with all stale claims");
 }
 
+/// Two claims of each of many workers that died: `dead/1` has the rows 1 and 1,000,001, and so on.
+async fn claims_of_dead_workers(bench: &Bench, workers: u32) {
+    let expired = Utc::now().timestamp_millis() - 3_600_000;
+    let numbers = if bench.is_postgres() {
+        format!("SELECT generate_series(1, {workers})")
+    } else {
+        format!("SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {workers}")
+    };
+    for (first, seq) in [(0, 0), (1_000_000, 1)] {
+        let insert = format!(
+            "WITH RECURSIVE n (i) AS ({numbers}) \
+             INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+             SELECT 'job', CAST(i + {first} AS TEXT), 'worker', 'dead/' || i, {expired}, {seq}, 0 FROM n"
+        );
+        bench.db.execute_unprepared(&insert).await.unwrap();
+    }
+}
+
+/// The keys of the rows that a worker has claimed, in the order in which it lends them.
+async fn lent(bench: &Bench) -> Vec<String> {
+    let select = "SELECT row_key FROM service_claim WHERE owner <> '' ORDER BY seq";
+    let select = Statement::from_string(bench.db.get_database_backend(), select);
+    let rows = bench.db.query_all_raw(select).await.unwrap();
+    rows.iter().map(|row| row.try_get("", "row_key").unwrap()).collect()
+}
+
+/// Each of them has an owner of its own, and its first row is suspect, also for the claims after the first one.
+pub(crate) async fn claims_of_thousands_of_dead_workers_are_recorded_together(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    bench.db.execute_unprepared("UPDATE job SET status = 'waits' WHERE id = 3").await.unwrap();
+    more_jobs(&bench.db, 6_001..=6_002).await;
+    claims_of_dead_workers(&bench, 5_000).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
+    assert_eq!(lent(&bench).await, ["6001", "6002", "1", "2"]);
+    // One for each worker that died, and those of this batch. The second one of each is gone.
+    let all = claims(&bench).await;
+    assert_eq!(all.len(), 5_002);
+    assert_eq!(all.iter().filter(|(owner, crashes)| owner.is_empty() && *crashes == 1).count(), 4_998);
+    assert!(all.iter().all(|(owner, _)| !owner.starts_with("dead/")));
+    drop(batch);
+    service_db.settle(None).await.unwrap();
+    assert_eq!(lent(&bench).await, [""; 0]);
+    // Now the crashes were recorded by an earlier claim.
+    bench.db.execute_unprepared("UPDATE job SET status = 'pending' WHERE id = 3").await.unwrap();
+    let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
+    assert_eq!(lent(&bench).await, ["6001", "6002", "1", "2", "3"]);
+    let mut order = Vec::new();
+    while let Some(item) = batch.next().await.unwrap() {
+        order.push(item.model().id);
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!((order, batch.commit().await.unwrap()), (vec![6_001, 6_002, 1, 2, 3], Outcome::processed(5)));
+    assert_eq!(claims(&bench).await.len(), 4_997);
+}
+
+/// The same number for any number of workers.
+#[tokio::test]
+async fn on_postgres_the_claims_of_dead_workers_are_recorded_with_few_statements() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 3).await;
+    claims_of_dead_workers(&bench, 5_000).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let (log, _listening) = Log::listen_to("sqlx::query");
+    assert_eq!(work(&service_db).await.unwrap(), Outcome::processed(3));
+    let sent = log.lines().into_iter().filter(|line| line.contains("service_claim")).count();
+    assert!((5..40).contains(&sent), "{sent} statements");
+}
+
 /// Claims that were released stay in the index until the next vacuum. The completion of an item does not read those of
 /// others.
 pub(crate) async fn on_postgres_a_completion_does_not_read_released_claims(bench: Bench) {

@@ -121,6 +121,7 @@ exercise! {
         workers_whose_clocks_differ_respect_each_others_claims,
         a_dropped_claim_releases_everything,
         stale_claims_do_not_slow_other_claims,
+        claims_of_thousands_of_dead_workers_are_recorded_together,
         on_postgres_a_completion_does_not_read_released_claims,
         a_batch_whose_lease_has_expired_lends_no_more,
         a_suspended_process_repeats_one_item_at_most;
@@ -296,6 +297,7 @@ exercise! {
         a_value_set_in_a_transaction_is_committed_or_rolled_back_with_it,
         settings_that_are_not_json_are_reported_with_their_key,
         a_value_that_is_too_long_is_reported_with_its_key,
+        a_text_that_is_too_long_is_reported_with_its_key,
         a_row_that_is_not_text_is_reported_and_the_others_are_read,
         overrides_are_recorded_and_end_by_themselves,
         overrides_that_are_written_by_hand_apply_and_end,

@@ -210,3 +210,39 @@ async fn the_lines_about_an_item_have_the_labels_of_its_service() {
     let lines: Vec<_> = log.lines().into_iter().filter(|line| line.contains("will be tried again")).collect();
     assert!(matches!(&lines[..], [line] if line.contains("service.labels=tenant=acme ")), "{lines:?}");
 }
+
+struct Holding;
+
+#[service(interval = 60, discover = false)]
+impl Holding {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let mut batch = cx.claim_each::<job::Entity>(1).lease(std::time::Duration::from_secs(9)).await?;
+        let _item = batch.next().await?;
+        cx.sleep(std::time::Duration::from_secs(8)).await;
+        Ok(())
+    }
+}
+
+/// Those of the tables' watcher, and of the renewal of claims, which are not logged by its loop.
+#[tokio::test(start_paused = true)]
+async fn the_lines_of_others_about_a_service_have_its_labels() {
+    let bed = crate::bed::Bed::memory().await.unwrap();
+    jobs(&bed.db, 1).await;
+    let (log, _listening) = crate::log::Log::listen();
+    let services = bed.bed.services().await;
+    services.register("holding", Holding).label("tenant", "acme").start().await.unwrap();
+    bed.bed.run_for(std::time::Duration::from_secs(1)).await;
+    bed.execute("INSERT INTO service_config VALUES ('holding', 'interval', '\"often\"')").await;
+    bed.execute(
+        "INSERT INTO service_override VALUES ('holding', 'timeout', '5', 'ann', '', '2020-01-31 12:00:00Z', '2020-02-01 12:00:00Z')",
+    )
+    .await;
+    bed.execute("ALTER TABLE service_claim RENAME TO away").await;
+    bed.bed.run_for(std::time::Duration::from_secs(7)).await;
+    bed.execute("ALTER TABLE away RENAME TO service_claim").await;
+    for text in ["row ignored", "the override of `timeout` by ann has expired", "could not be renewed"] {
+        let lines: Vec<_> = log.lines().into_iter().filter(|line| line.contains(text)).collect();
+        assert!(!lines.is_empty(), "no `{text}` in {:?}", log.lines());
+        assert!(lines.iter().all(|line| line.contains("service.labels=tenant=acme ")), "{lines:?}");
+    }
+}

@@ -81,6 +81,58 @@ pub(crate) async fn a_value_that_is_too_long_is_reported_with_its_key(bench: Ben
     assert!(bad.contains("`sender`") && bad.contains("longer than"), "{bad}");
 }
 
+/// Each row is copied for each service that it is for.
+pub(crate) async fn a_text_that_is_too_long_is_reported_with_its_key(bench: Bench) {
+    // PostgreSQL compresses it for the index of the primary key.
+    let long = "x".repeat(70_000);
+    let insert = async |table: &str, values: &[String]| {
+        bench.db.execute_unprepared(&format!("INSERT INTO {table} VALUES ({})", values.join(", "))).await.unwrap();
+    };
+    const CONFIG: [&str; 3] = ["service_id", "key", "value"];
+    const OVERRIDE: [&str; 7] = ["service_id", "key", "value", "set_by", "why", "set_at", "until"];
+    let text = |column: &str, too_long: &str| match column {
+        _ if column == too_long => format!("'{long}'"),
+        "service_id" => "'mailer'".to_owned(),
+        "key" => format!("'with_{too_long}'"),
+        "value" => "'5'".to_owned(),
+        "set_at" | "until" => "'2999-01-31 12:00:00Z'".to_owned(),
+        _ => "'ann'".to_owned(),
+    };
+    for too_long in ["none", "service_id", "key"] {
+        insert("service_config", &CONFIG.map(|column| text(column, too_long))).await;
+    }
+    for too_long in ["none", "service_id", "key", "set_by", "why", "set_at", "until"] {
+        insert("service_override", &OVERRIDE.map(|column| text(column, too_long))).await;
+    }
+    let rows = internal::read_config(&bench.db).await.unwrap();
+    assert_eq!(rows.len(), 3);
+    for row in &rows {
+        assert!(row.service_id.len() < 100 && row.key.len() < 100, "{row:?}");
+        match row.key.as_str() {
+            "with_none" => assert_eq!(row.value, Ok(json!(5))),
+            key => {
+                let bad = row.value.clone().unwrap_err().to_string();
+                let column = if key == "with_service_id" { "`service_id`" } else { "`key`" };
+                assert!(bad.contains(column) && bad.contains("longer than 65536"), "{bad}");
+            }
+        }
+    }
+    let (good, bad): (Vec<_>, Vec<_>) =
+        internal::read_overrides(&bench.db, Utc::now()).await.unwrap().into_iter().partition(|row| row.is_ok());
+    assert_eq!((good.len(), bad.len()), (1, 6), "{good:?} {bad:?}");
+    for bad in bad {
+        let bad = bad.unwrap_err();
+        let column = bad.key.strip_prefix("with_").unwrap_or("key").to_owned();
+        assert!(bad.reason.contains(&format!("`{column}` is longer than 65536")), "{bad:?}");
+        assert!(bad.to_string().len() < 500 && bad.until.is_none() == (column == "until"), "{bad:?}");
+    }
+    // One whose key was cut cannot be found, and keeps no other from being removed.
+    let end = "2999-02-01T00:00:00Z".parse().unwrap();
+    let expired = internal::expire_overrides(&bench.db, end).await.unwrap();
+    assert_eq!(expired.into_iter().map(|expired| expired.key).collect::<Vec<_>>(), ["with_none"]);
+    assert_eq!(internal::read_overrides(&bench.db, Utc::now()).await.unwrap().len(), 4);
+}
+
 /// SQLite stores any bytes in any column.
 pub(crate) async fn a_row_that_is_not_text_is_reported_and_the_others_are_read(bench: Bench) {
     if bench.db.get_database_backend() != DbBackend::Sqlite {

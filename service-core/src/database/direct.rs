@@ -112,7 +112,9 @@ impl SpareTurn<'_> {
             None => open.await?,
         };
         let result = work(own.clone()).await;
-        let works = result.as_ref().err().and_then(ErrorKind::in_chain).is_none_or(|kind| !kind.is_unreachable());
+        // The statements of a stale connection would fail again.
+        let fails = |kind: ErrorKind| kind.is_unreachable() || kind == ErrorKind::StaleStatement;
+        let works = !result.as_ref().err().and_then(ErrorKind::in_chain).is_some_and(fails);
         if works && spare.is_awaited() {
             *kept = Some(own);
             drop(kept);

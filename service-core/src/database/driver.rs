@@ -110,12 +110,19 @@ pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
 /// the driver refuses to connect before it sends anything.
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
-    use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
-    use sea_orm::sqlx::{Connection, PgConnection};
+    static COMPILED: tokio::sync::OnceCell<bool> = tokio::sync::OnceCell::const_new();
 
     if cfg!(feature = "tls") {
         return true;
     }
+    *COMPILED.get_or_init(try_tls).await
+}
+
+#[cfg(feature = "postgres")]
+async fn try_tls() -> bool {
+    use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
+    use sea_orm::sqlx::{Connection, PgConnection};
+
     // A connection that is accepted and never answered.
     let Ok(listener) = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await else { return true };
     let Ok(address) = listener.local_addr() else { return true };

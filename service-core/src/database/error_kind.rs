@@ -52,6 +52,12 @@ impl ErrorKind {
         }
     }
 
+    /// The kind of an error that the user's code may have caused. A statement that PostgreSQL does not support has the
+    /// code of a stale one, and is a mistake of that code: it is never going to succeed.
+    pub(crate) fn of_user(error: &DbErr) -> Self {
+        if is_unsupported(error) { Self::Statement } else { Self::of(error) }
+    }
+
     /// The kind of an error of a statement that the framework itself sends: a limit on the time of statements is no
     /// fault of the row.
     pub(crate) fn of_own(error: &DbErr) -> Self {
@@ -72,6 +78,11 @@ impl ErrorKind {
     /// The kind of the first database error in a chain; `None` if there is none.
     pub(crate) fn in_chain(error: &Error) -> Option<Self> {
         error.find::<DbErr>().map(Self::of)
+    }
+
+    /// As [`in_chain`](Self::in_chain), for an error that the user's code may have caused.
+    pub(crate) fn of_user_in_chain(error: &Error) -> Option<Self> {
+        error.find::<DbErr>().map(Self::of_user)
     }
 
     /// Whether the database gave this code.
@@ -97,13 +108,32 @@ impl ErrorKind {
 
 /// The code that the database gave.
 fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    database_error(error).and_then(DatabaseError::code)
+}
+
+/// What the database answered, if it did.
+fn database_error(error: &DbErr) -> Option<&dyn DatabaseError> {
     let (DbErr::Conn(RuntimeErr::SqlxError(error))
     | DbErr::Exec(RuntimeErr::SqlxError(error))
     | DbErr::Query(RuntimeErr::SqlxError(error))) = error
     else {
         return None;
     };
-    error.as_database_error().and_then(DatabaseError::code)
+    error.as_database_error()
+}
+
+/// Whether PostgreSQL refuses a statement because it does not support it. A prepared statement that no longer fits its
+/// table has the same code: only the server's routine, whose name no language changes, distinguishes them. With another
+/// driver the routine is not known.
+fn is_unsupported(error: &DbErr) -> bool {
+    #[cfg(feature = "postgres")]
+    if ErrorKind::has_code(error, "0A000") {
+        let error = database_error(error).and_then(|error| error.try_downcast_ref());
+        let routine = error.and_then(sea_orm::sqlx::postgres::PgDatabaseError::routine);
+        return routine.is_some_and(|routine| routine != "RevalidateCachedQuery");
+    }
+    let _ = error;
+    false
 }
 
 /// SQLite's write lock was not free in time.

@@ -41,8 +41,8 @@ impl RegistryDb {
     /// tables exist.
     ///
     /// # Errors
-    /// Those of `work`, which may be called twice; the database cannot be reached; or there is no answer within the
-    /// limit.
+    /// Those of `work`, which may be called several times; the database cannot be reached; or there is no answer within
+    /// the limit.
     pub(crate) async fn run<T, F>(&self, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,

@@ -12,9 +12,10 @@ use sea_orm::{DatabaseConnection, DatabaseExecutor, DbBackend};
 use tokio::time::{Instant, timeout_at};
 
 use crate::database::direct::{DirectConnection, Spare, sibling};
-use crate::database::driver::{PoolSize, idle_connection};
+use crate::database::driver::{PoolSize, forget_statements, idle_connection};
 use crate::database::error_kind::ErrorKind;
 use crate::database::limited;
+use crate::database::pool_error::with_tls_advice;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::service::error::Result;
 
@@ -25,6 +26,13 @@ const WORK_LIMIT: Duration = Duration::from_secs(2);
 /// How long work waits for the connection beside the pool, before it opens a further one: another task may wait for a
 /// row.
 const SPARE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often work is tried in all, if prepared statements no longer fit their tables.
+const STALE_TRIES: u32 = 3;
+/// How long a connection takes to return to the pool. It may be busy for longer.
+const RETURN_LIMIT: Duration = Duration::from_millis(100);
+/// The time between two checks whether it has returned.
+const RETURN_CHECK: Duration = Duration::from_millis(5);
 
 /// The services' pool, and connections beside it for the registry's own work.
 #[derive(Debug)]
@@ -87,7 +95,7 @@ impl RegistryPool {
     /// registry, and the registry keeps no connection.
     ///
     /// # Errors
-    /// Those of `work`, which may be called twice; or the database cannot be reached, with the cause.
+    /// Those of `work`, which may be called several times; or the database cannot be reached, with the cause.
     pub(crate) async fn with_db<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -103,10 +111,17 @@ impl RegistryPool {
     where
         F: Future<Output = Result<T>>,
     {
+        self.prepared_again(|| self.once_with_spare(spare, &work)).await
+    }
+
+    async fn once_with_spare<T, F>(&self, spare: &Spare, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         if let Some(monitor) = &self.monitor {
             monitor.check()?;
         }
-        let Some(direct) = &self.direct else { return work(self.db.clone()).await };
+        let Some(direct) = &self.direct else { return with_tls_advice(work(self.db.clone()).await).await };
         match self.on_pool(POOL_LIMIT, WORK_LIMIT, &work).await {
             Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Some(result) => return result,
@@ -152,6 +167,18 @@ impl RegistryPool {
         if self.monitor.is_some() {
             return self.with_db(work).await;
         }
+        self.prepared_again(|| self.once_with_reserve(spare, limit, &work)).await
+    }
+
+    async fn once_with_reserve<T, F>(
+        &self,
+        spare: &Spare,
+        limit: Duration,
+        work: impl Fn(DatabaseConnection) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         match (self.on_pool(POOL_LIMIT.min(limit / 3), limit / 3 * 2, &work).await, &self.direct) {
             (Some(Err(error)), Some(_)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             (Some(result), _) => return result,
@@ -164,6 +191,29 @@ impl RegistryPool {
             Some(own) => spare.turn().await.run(std::future::ready(Ok(own)), work).await,
             None => work(self.db.clone()).await,
         }
+    }
+
+    /// Runs `work` again if a prepared statement no longer fits its table, because the table was changed while the
+    /// program runs. Before that, the idle connections of the pool forget their statements.
+    async fn prepared_again<T, F>(&self, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        for _ in 1..STALE_TRIES {
+            match work().await {
+                Err(error) if ErrorKind::in_chain(&error) == Some(ErrorKind::StaleStatement) => {}
+                result => return result,
+            }
+            // The connection of this statement is on its way back to the pool.
+            let are_idle = async {
+                while PoolSize::of(&self.db).is_some_and(|size| size.idle < size.open) {
+                    tokio::time::sleep(RETURN_CHECK).await;
+                }
+            };
+            let _ = tokio::time::timeout(RETURN_LIMIT, are_idle).await;
+            forget_statements(&self.db).await;
+        }
+        work().await
     }
 
     /// Runs `work` on the services' pool. `None`: the pool has no connection within `wait`, or the work takes longer

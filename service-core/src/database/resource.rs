@@ -36,7 +36,7 @@ impl Resource for DatabaseResource {
         let availability = &self.watcher.availability;
         // A run that hangs may be waiting for the database, if the service has used it.
         let hangs = kind == FailureKind::Timeout && self.is_used_by(service);
-        let kind = ErrorKind::in_chain(error);
+        let kind = ErrorKind::of_user_in_chain(error);
         match kind {
             // A conflict or a changed table: neither the service nor the database is at fault.
             Some(ErrorKind::Contention) => availability.disturbed(),

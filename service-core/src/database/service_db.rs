@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, ExecResult, StatementBuilder};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::database::commit_tracker::CommitTracker;
@@ -16,6 +18,7 @@ use crate::database::tx_context::TxContext;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::WorkState;
+use crate::log::labelled;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
@@ -76,6 +79,14 @@ impl ServiceDb {
         let services = self.services.upgrade()?;
         let service = services.get(&self.service_id)?;
         Some((services, service))
+    }
+
+    /// Spawns a task of the service: the lines that it logs have the labels of the service.
+    pub(crate) fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        match self.service().and_then(|(_, service)| service.inner.labels.text().cloned()) {
+            Some(labels) => runtime.spawn(labelled(labels, task)),
+            None => runtime.spawn(task),
+        }
     }
 
     /// Whether something that the service names in `needs` is known to be down.

@@ -431,7 +431,7 @@ impl Transaction {
     }
 
     async fn note_error(&self, error: &DbErr) {
-        let kind = ErrorKind::of(error);
+        let kind = ErrorKind::of_user(error);
         self.health.note(error, kind);
         // Checked at once, so that the connection is usable however this transaction ends.
         if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.check_open("").await.is_err()

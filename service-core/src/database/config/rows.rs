@@ -183,6 +183,11 @@ impl TableRows {
 
     /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
     fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
+        service.inner.log(|| self.apply_logged(services, service, rows));
+    }
+
+    /// The same. The caller adds the labels of the service to the log.
+    fn apply_logged(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
         let (id, descriptor) = (service.id(), service.descriptor);
         let mut rejected = Vec::new();
         let own_names = descriptor.setting_names();

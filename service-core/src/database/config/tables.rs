@@ -5,8 +5,8 @@
 //! key, so that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
-use sea_orm::{Condition, ConnectionTrait, QueryResult};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query, SelectStatement};
+use sea_orm::{Condition, ConnectionTrait, DbBackend, QueryResult};
 use serde_json::Value;
 
 use crate::database::db_time::DbTime;
@@ -16,8 +16,10 @@ use crate::database::wall_clock::{WallClock, format_time, parse_time};
 use crate::log::info;
 use crate::service::error::Result;
 
-/// The longest value that is read, in characters. Resolving a configuration copies each value many times.
-const LONGEST_VALUE: i32 = 65_536;
+/// The longest text that is read, in characters. Resolving a configuration copies each row many times.
+const LONGEST_TEXT: i32 = 65_536;
+/// How much of a longer text is shown, in characters.
+const SHOWN: usize = 80;
 /// The most overrides that are removed at a time, by a statement each: the others are removed later.
 const MOST_EXPIRED: usize = 20;
 
@@ -121,16 +123,9 @@ pub struct BadOverride {
 /// Reads all rows of `service_config`, in the order of the primary key.
 ///
 /// # Errors
-/// Those of the database. What is not text or not JSON is an error of its row only.
+/// Those of the database. What is not text, too long or not JSON is an error of its row only.
 pub async fn read_config(db: &impl ConnectionTrait) -> Result<Vec<ConfigRow>> {
-    let select = Query::select()
-        .columns(["service_id", "key"])
-        .expr_as(value(), "value")
-        .from("service_config")
-        .order_by("service_id", sea_orm::Order::Asc)
-        .order_by("key", sea_orm::Order::Asc)
-        .to_owned();
-    let rows = db.query_all(&select).await?;
+    let rows = db.query_all(&select_rows("service_config", &["service_id", "key"], db.get_database_backend())).await?;
     let read = |row: &QueryResult| {
         let [service_id, key, value] = ["service_id", "key", "value"].map(|name| Text::read(row, name));
         let (service_id, key, value) = (service_id?, key?, value?);
@@ -253,6 +248,8 @@ fn is_of(service_id: &str, keys: &[&str]) -> Condition {
 pub async fn expire_overrides(db: &impl ConnectionTrait, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
     let all = all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now));
+    // A row that was cut cannot be found by its texts.
+    let all = all.filter_map(|(set_at, found)| Some((set_at?, found)));
     for (set_at, found) in all.take(MOST_EXPIRED) {
         let (service_id, of_key) = match &found {
             Ok(found) => (&found.service_id, &found.key),
@@ -289,24 +286,32 @@ pub async fn expire_overrides(db: &impl ConnectionTrait, now: DateTime<Utc>) -> 
 
 pub(crate) type ReadOverride = std::result::Result<Override, BadOverride>;
 
-/// All overrides, each with the text of its `set_at`.
-pub(crate) async fn all_overrides(db: &impl ConnectionTrait) -> Result<Vec<(String, ReadOverride)>> {
-    let select = Query::select()
-        .columns(["service_id", "key", "set_by", "why", "set_at", "until"])
-        .expr_as(value(), "value")
-        .from("service_override")
-        .order_by("service_id", sea_orm::Order::Asc)
-        .order_by("key", sea_orm::Order::Asc)
-        .to_owned();
-    let rows = db.query_all(&select).await?;
+/// All overrides, each with the text of its `set_at`, unless it is too long or one of its names is.
+pub(crate) async fn all_overrides(db: &impl ConnectionTrait) -> Result<Vec<(Option<String>, ReadOverride)>> {
+    let columns = ["service_id", "key", "set_by", "why", "set_at", "until"];
+    let rows = db.query_all(&select_rows("service_override", &columns, db.get_database_backend())).await?;
     Ok(rows.iter().map(read_override).collect::<DbResult<_>>()?)
 }
 
-fn read_override(row: &QueryResult) -> DbResult<(String, ReadOverride)> {
+/// The query for these columns and the value of all rows, in the order of the primary key.
+fn select_rows(table: &'static str, columns: &[&'static str], backend: DbBackend) -> SelectStatement {
+    let mut select = Query::select().expr_as(value(), "value").from(table).to_owned();
+    for column in columns {
+        select.expr_as(beginning(column, backend), *column);
+    }
+    for key in ["service_id", "key"] {
+        // Of the table, not of the result.
+        select.order_by((table, key), sea_orm::Order::Asc);
+    }
+    select
+}
+
+fn read_override(row: &QueryResult) -> DbResult<(Option<String>, ReadOverride)> {
     let read = |name| Text::read(row, name);
     let (service_id, key, value) = (read("service_id")?, read("key")?, read("value")?);
     let (set_at, until, by, why) = (read("set_at")?, read("until")?, read("set_by")?, read("why")?);
     let problem = [&service_id, &key, &value, &set_at, &until, &by, &why].into_iter().find_map(|text| text.problem());
+    let was_cut = [&service_id, &key, &set_at].into_iter().any(|text| text.is_long);
     // Also of a row whose other columns are wrong: its last valid value must not stay in effect for longer.
     let ends = until.text.as_deref().map(parse_time).transpose();
     let [service_id, key, set_at, by, why] = [service_id, key, set_at, by, why].map(Text::name);
@@ -318,14 +323,16 @@ fn read_override(row: &QueryResult) -> DbResult<(String, ReadOverride)> {
         Ok((value, at, until)) => Ok(Override { service_id, key, value, by, why, at, until }),
         Err(reason) => Err(BadOverride { service_id, key, reason, until: ends.ok().flatten() }),
     };
-    Ok((set_at, found))
+    Ok(((!was_cut).then_some(set_at), found))
 }
 
 /// A column of a row that may have been written by hand. On SQLite any column can have bytes that are not text.
 struct Text {
     column: &'static str,
+    /// Cut, if it is too long.
     text: Option<String>,
     is_text: bool,
+    is_long: bool,
 }
 
 impl Text {
@@ -333,11 +340,22 @@ impl Text {
     /// The database's.
     fn read(row: &QueryResult, column: &'static str) -> DbResult<Self> {
         let is_text = row.try_get::<Option<String>>("", column).is_ok();
-        Ok(Self { column, text: lossy(row, column)?, is_text })
+        let (mut text, mut is_long) = (lossy(row, column)?, false);
+        if let Some(text) = &mut text {
+            let longest = usize::try_from(LONGEST_TEXT).unwrap_or(usize::MAX);
+            is_long = text.chars().nth(longest).is_some();
+            if is_long {
+                *text = text.chars().take(SHOWN).chain(['…']).collect();
+            }
+        }
+        Ok(Self { column, text, is_text, is_long })
     }
 
     fn problem(&self) -> Option<String> {
-        (!self.is_text).then(|| format!("`{}` is not text: delete the row, and write it again", self.column))
+        if !self.is_text {
+            return Some(format!("`{}` is not text: delete the row, and write it again", self.column));
+        }
+        self.is_long.then(|| format!("`{}` is longer than {LONGEST_TEXT} characters", self.column))
     }
 
     /// The text. A key that is not text is never equal to one that is.
@@ -365,7 +383,7 @@ pub(crate) fn end_of(found: &ReadOverride) -> Option<DateTime<Utc>> {
 /// Parses a value as JSON. `None` is a value that was too long to be read.
 fn parse(text: Option<String>) -> std::result::Result<Value, BadValue> {
     let Some(text) = text else {
-        let reason = format!("longer than {LONGEST_VALUE} characters");
+        let reason = format!("longer than {LONGEST_TEXT} characters");
         return Err(BadValue { text: String::new(), reason });
     };
     serde_json::from_str(&text).map_err(|error| {
@@ -379,5 +397,14 @@ fn value() -> Expr {
     // The migration of another program may have made it a JSON column.
     let text = || Expr::col("value").cast_as("text");
     let length = Func::cust("length").arg(text());
-    Expr::case(Expr::expr(length).lte(LONGEST_VALUE), text()).into()
+    Expr::case(Expr::expr(length).lte(LONGEST_TEXT), text()).into()
+}
+
+/// The beginning of another column: one character more than is accepted, so that a text that is too long is known.
+fn beginning(column: &'static str, backend: DbBackend) -> Expr {
+    let text = Expr::col(column);
+    // On SQLite, a cast would make a text of bytes that are none.
+    let text = if backend == DbBackend::Postgres { text.cast_as("text") } else { text };
+    let literal = |number: i32| Expr::Constant(number.into());
+    Func::cust("substr").args([text, literal(1), literal(LONGEST_TEXT + 1)]).into()
 }

@@ -231,7 +231,9 @@ impl TableWatcher {
             let recorded = tokio::time::timeout(self.poll_timeout(), record).await;
             match recorded.unwrap_or_else(|_| Err(Error::new(NoAnswer::Down(self.poll_timeout())))) {
                 Ok(()) => self.skipped.recorded(service_id, &last),
-                Err(error) => self.skipped.could_not_record(&service_id, &error),
+                Err(error) => {
+                    log_of(services, &service_id, || self.skipped.could_not_record(&service_id, &error));
+                }
             }
             if begun.elapsed() >= POLL_INTERVAL {
                 // The table may be locked, and the next poll must not be late.
@@ -303,7 +305,7 @@ impl TableWatcher {
                 }
                 let polled = self.apply(services, rows);
                 self.report_unreadable(&polled);
-                self.remove_expired().await;
+                self.remove_expired(services).await;
                 return polled;
             }
             Err(error) => error,
@@ -416,7 +418,7 @@ impl TableWatcher {
 
     /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of
     /// others, and an error leaves them to the next poll.
-    async fn remove_expired(&self) {
+    async fn remove_expired(&self, services: &Services) {
         let Some(now) = self.state.lock().expired_by.take() else { return };
         let removed = self.pool.with_spare(&self.pool.for_polls, |db| async move {
             let tx = self.pool.begin(&db).await?;
@@ -426,7 +428,10 @@ impl TableWatcher {
         });
         if let Ok(Ok(expired)) = tokio::time::timeout(REMOVE_LIMIT, removed).await {
             for ended in expired {
-                info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
+                let Override { service_id, key, by, .. } = &ended;
+                log_of(services, service_id, || {
+                    info!(service.id = %service_id, "the override of `{key}` by {by} has expired");
+                });
             }
         }
     }
@@ -482,6 +487,14 @@ impl TableWatcher {
     pub(crate) fn next_due(&self, services: &Services) -> Option<SystemTime> {
         let expiry = self.state.lock().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
+    }
+}
+
+/// Logs a line about the service of this id: with its labels, if this program has it.
+fn log_of(services: &Services, service_id: &str, line: impl FnOnce()) {
+    match services.get(service_id) {
+        Some(service) => service.inner.log(line),
+        None => line(),
     }
 }
 

@@ -108,6 +108,9 @@ macro_rules! builder {
 
         /// Claims rows in this order, instead of half new and half retried rows. Called again, this orders equal rows;
         /// the key decides last. Rows that are last in this order can starve.
+        ///
+        /// SQLite compares times that it keeps as text by their instants only in the column of `available_at`. Other
+        /// columns are compared as text, so that their indices serve: store their times with one offset.
         pub fn order_by(self, column: E::Column, order: Order) -> Self {
             Self(self.0.with(|request| request.order.push((column, order))))
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Condition, ExprTrait, Query};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -77,13 +78,9 @@ impl RowLease {
     ) -> Self {
         let (renewed, clock) = (Mutex::new(claimed), service_db.clock.clone());
         let state = Arc::new(LeaseState { renewed, clock, lost: AtomicBool::new(false) });
-        let renewing = tokio::spawn(renew_always(
-            service_db.clone(),
-            work_table.to_owned(),
-            owner.clone(),
-            length,
-            Arc::clone(&state),
-        ));
+        let (db, table) = (service_db.clone(), work_table.to_owned());
+        let renewal = renew_always(db, table, owner.clone(), length, Arc::clone(&state));
+        let renewing = service_db.spawn(&Handle::current(), renewal);
         Self { owner, length, state, renewing }
     }
 

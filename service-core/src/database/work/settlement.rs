@@ -43,7 +43,7 @@ impl ServiceDb {
                 self.wake();
             }
         }
-        if let Some(kind) = error.and_then(ErrorKind::in_chain).filter(|kind| kind.is_passing()) {
+        if let Some(kind) = error.and_then(ErrorKind::of_user_in_chain).filter(|kind| kind.is_passing()) {
             self.work.spare(kind);
         }
         let message = error.map(|error| format!("{error:#}"));
@@ -92,7 +92,7 @@ impl ServiceDb {
     pub(super) fn drop_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>, lease: Duration) {
         self.work.defer_claims(table, owner.clone(), charges);
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.clone().release_dropped(owner, lease));
+            self.spawn(&runtime, self.clone().release_dropped(owner, lease));
         }
     }
 

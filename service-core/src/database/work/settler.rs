@@ -238,7 +238,7 @@ impl Settler {
     /// table.
     fn cause_of<E: EntityTrait>(&self, item: &Item<E>, error: &Error) -> Option<ErrorKind> {
         // The user's code may have converted the error to text, or returned one that follows from it.
-        let kinds = [ErrorKind::in_chain(error), item.tx.last_error()];
+        let kinds = [ErrorKind::of_user_in_chain(error), item.tx.last_error()];
         // On SQLite a batch holds the write lock, so only its own item can wait for it.
         let holds_lock = self.lease.is_none() && self.table.backend == DbBackend::Sqlite;
         let is_own = |kind: &ErrorKind| !kind.is_passing() || holds_lock && *kind == ErrorKind::Contention;
@@ -250,7 +250,7 @@ impl Settler {
     async fn may_follow_from_outage<E: EntityTrait>(&self, item: &Item<E>, error: &Error) -> bool {
         let is_own = matches!(error.advice(), Advice::Fatal)
             || error.find::<ItemPanicked>().is_some()
-            || ErrorKind::in_chain(error) == Some(ErrorKind::Statement);
+            || ErrorKind::of_user_in_chain(error) == Some(ErrorKind::Statement);
         let is_last = self.table.is_last_attempt(item.row.attempts);
         !is_own && self.service_db.need_was_down_since(item.began, is_last).await
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::log::{error, warn};
+use crate::log::{debug, error, warn};
 use tokio::time::Instant;
 
 use super::running::cancelled_error;
@@ -82,7 +82,11 @@ impl Supervisor {
         }
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let settling = extension.settle(service, error);
-        if let InvokeResult::Done(Err(error)) = self.invoker.invoke(pin!(settling), limit).await {
+        let InvokeResult::Done(Err(error)) = self.invoker.invoke(pin!(settling), limit).await else { return };
+        // An outage has one warning, not two for each retry.
+        if extension.is_down() {
+            debug!(service.id = %service.id, "cannot settle the rows of the run, the next run tries again: {error:#}");
+        } else {
             warn!(service.id = %service.id, "cannot settle the rows of the run, the next run tries again: {error:#}");
         }
     }
