@@ -166,6 +166,32 @@ async fn a_database_in_memory_outlives_its_connection() {
     assert_eq!(ids.iter().map(|row| row.try_get_by_index::<i32>(0).unwrap()).collect::<Vec<_>>(), [2]);
 }
 
+/// A transaction that sleeps for 20 s has the only connection, and a start reads the configuration first.
+#[tokio::test(start_paused = true)]
+async fn a_start_lets_time_move_while_it_waits_for_a_connection() {
+    let bed = TestBed::new();
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1);
+    let db = bed.database_with(options).await;
+    db.execute_unprepared("CREATE TABLE note (n INTEGER NOT NULL)").await.unwrap();
+    let holder = bed.start_of::<Deaf>().await;
+    bed.run_for(Duration::from_secs(1)).await;
+    let (began, services) = (Instant::now(), bed.services().await);
+    let one = bed.start_of::<Ticking>().await;
+    assert_eq!(one.state(), ServiceState::Running);
+    assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
+    one.stop().await.unwrap();
+    holder.stop().await.unwrap();
+    assert_eq!((holder.health().runs, holder.health().error_count), (1, 0), "{:?}", holder.health().last_error);
+    // The same with all services.
+    holder.start().await.unwrap();
+    bed.run_for(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    services.start().await.unwrap();
+    assert_eq!(one.state(), ServiceState::Running);
+    assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_on_virtual_time() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };

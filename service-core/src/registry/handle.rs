@@ -84,7 +84,7 @@ impl ServiceHandle {
     /// be served; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
-        self.registry.on_runtime(inner.extension.before_one(&inner.services)).await;
+        self.registry.waiting(inner.extension.before_one(&inner.services)).await;
         self.launch("start", |state| match state.state() {
             ServiceState::Created | ServiceState::Stopped => None,
             ServiceState::Failed if !self.service.factory.has_next() => Some(READY_MADE_HAS_FAILED),
