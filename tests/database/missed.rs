@@ -62,7 +62,7 @@ fn at(time: &str) -> DateTime<Utc> {
 }
 
 /// A process that is up from this time of the day on, until `work` ends and it is killed.
-fn process<T>(
+pub(crate) fn process<T>(
     url: &str,
     from: &str,
     settings: &[(&str, &str)],
