@@ -52,7 +52,16 @@ pub(crate) struct Polls {
     all: AtomicU64,
 }
 
+/// How many polls it counts as if tokio interrupts code after 128 operations.
+const INTERRUPTED: u64 = 25;
+
 impl Polls {
+    /// Counts a poll that has just ended.
+    pub(crate) fn count_one(&self, id: &Arc<str>) {
+        let is_interrupted = !tokio::task::coop::has_budget_remaining();
+        self.count(id, if is_interrupted { INTERRUPTED } else { 1 });
+    }
+
     pub(crate) fn count(&self, id: &Arc<str>, polls: u64) {
         *self.of_each.lock().entry(id.clone()).or_default() += polls;
         self.all.fetch_add(polls, Ordering::SeqCst);

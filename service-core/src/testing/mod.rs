@@ -31,7 +31,8 @@ use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
 use crate::runtime::registration::Registration;
 use crate::runtime::services::IdConflict;
 use crate::sync::Mutex;
-use crate::testing::stall::watch;
+use crate::testing::clock_gate::{ClockGate, moving_beside};
+use crate::testing::stall::{Watched, watch};
 use crate::testing::test_clock::TestClock;
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TimeBeside};
 
@@ -71,6 +72,8 @@ pub struct TestBed {
     clock: TestClock,
     /// Held if there is a database and the clock is paused.
     held: Mutex<Option<Arc<HeldClock>>>,
+    /// All beds of the runtime share it.
+    gate: Arc<Mutex<ClockGate>>,
     /// The database, if there is one.
     database: OnceLock<Box<dyn Any + Send + Sync>>,
     /// All beds on this clock have a copy.
@@ -109,16 +112,18 @@ impl TestBed {
     }
 
     fn with_clock(clock: TestClock, replicas: Arc<()>) -> Self {
+        let gate = ClockGate::of_this_thread();
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs::default());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
-        builder.virtual_time = Some(Arc::new(TimeBeside));
+        builder.virtual_time = Some(Arc::new(TimeBeside(gate.clone())));
         Self {
             stage: Mutex::new(Stage::Making(Box::new(builder))),
             building: tokio::sync::Mutex::default(),
             clock,
             held: Mutex::default(),
+            gate,
             database: OnceLock::new(),
             replicas,
         }
@@ -374,6 +379,7 @@ impl TestBed {
         if let Some(clock) = self.held_clock() {
             clock.add(&registry);
         }
+        self.gate.lock().add(&registry.inner.services);
         *self.stage.lock() = Stage::Made(registry.clone());
         registry
     }
@@ -401,20 +407,18 @@ impl TestBed {
         match self.held_clock() {
             Some(clock) => {
                 clock.expect_changes();
-                let others = clock.others(&inner.services);
-                let all = [inner].into_iter().chain(&others).map(|registry| registry.services.clone());
                 let passing = async {
                     clock.moving(&inner.services, &*inner.extension, end).await;
                     clock.settle(&inner.services, &*inner.extension).await;
                 };
-                watch(all.collect(), passing).await;
+                watch(Watched::all(&self.gate), passing).await;
             }
             None => {
                 let passing = async {
-                    clock_gate::moving_beside(end).await;
+                    moving_beside(self.gate.clone(), end).await;
                     settle::settle(&inner.services).await;
                 };
-                watch(vec![inner.services.clone()], passing).await;
+                watch(Watched::all(&self.gate), passing).await;
             }
         }
     }
