@@ -30,6 +30,7 @@ use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
 use crate::runtime::registration::Registration;
 use crate::runtime::services::IdConflict;
+use crate::service::state::ServiceState;
 use crate::sync::Mutex;
 use crate::testing::clock_gate::{ClockGate, moving_beside};
 use crate::testing::stall::{Watched, watch};
@@ -113,7 +114,7 @@ impl TestBed {
 
     fn with_clock(clock: TestClock, replicas: Arc<()>) -> Self {
         let gate = ClockGate::of_this_thread();
-        let mut builder = ServiceRegistry::builder().without_discovered();
+        let mut builder = ServiceRegistry::builder();
         builder.inputs = Some(Inputs::default());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
@@ -329,13 +330,13 @@ impl TestBed {
     /// ```
     ///
     /// # Panics
-    /// The bed has started a service already; or the options are wrong, ids are taken, or dependencies form a cycle.
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called. Or the options are wrong, ids are taken, dependencies form a cycle, the
+    /// address of the admin interface is in use, or the framework's tables cannot be created.
     pub async fn start_all(&self) -> ServiceRegistry {
-        self.change(|mut builder| {
-            builder.without_discovered = false;
-            builder
-        });
-        let services = self.services().await;
+        let is_open = matches!(&*self.stage.lock(), Stage::Making(_));
+        assert!(is_open, "the registry of the bed exists already: call `start_all` first");
+        let services = self.registry(true).await;
         if let Err(error) = services.start().await {
             panic!("the services cannot be started: {error:?}");
         }
@@ -351,8 +352,12 @@ impl TestBed {
             services.add_unless(registration, |conflict| !matches!(conflict, IdConflict::TypeName(..)))
         });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
-        // A test may be about a service that fails at once.
-        let _ = handle.start().await;
+        // A test may be about a service that fails at once: its state shows that. It does not show a refusal.
+        if let Err(error) = handle.start().await
+            && handle.state() == ServiceState::Created
+        {
+            panic!("the service cannot be started: {error:?}");
+        }
         handle
     }
 
@@ -361,6 +366,11 @@ impl TestBed {
     /// # Panics
     /// The options or the services of the bed are wrong; the message lists all mistakes.
     pub async fn services(&self) -> ServiceRegistry {
+        self.registry(false).await
+    }
+
+    /// Returns the registry, which is built with or without the annotated services if it does not exist.
+    async fn registry(&self, discovers: bool) -> ServiceRegistry {
         let made = || if let Stage::Made(registry) = &*self.stage.lock() { Some(registry.clone()) } else { None };
         if let Some(registry) = made() {
             return registry;
@@ -369,7 +379,8 @@ impl TestBed {
         if let Some(registry) = made() {
             return registry;
         }
-        if let Stage::Making(builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
+        if let Stage::Making(mut builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
+            builder.without_discovered |= !discovers;
             building.0 = Some(Box::pin(builder.build()));
         }
         let Some(build) = &mut building.0 else { panic!("the bed could not be built") };
