@@ -93,6 +93,7 @@ on_each! {
     a_run_that_spawns_its_statements_takes_no_virtual_time,
     a_long_statement_moves_no_time,
     an_override_ends_at_its_moment,
+    time_moves_while_an_override_expires_during_a_transaction,
     an_override_that_needs_a_restart_is_reported,
     a_run_changes_the_configuration_of_the_next,
     a_run_outside_a_loop_takes_exactly_its_time,
@@ -481,6 +482,20 @@ async fn an_override_ends_at_its_moment(bed: Bed) {
     assert_eq!(service.state(), ServiceState::Running);
     bed.bed.run_for(Duration::from_secs(20)).await;
     assert_eq!(service.health().runs, 6, "one that is overdue, and at 80 s and 90 s");
+}
+
+async fn time_moves_while_an_override_expires_during_a_transaction(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let ticking = bed.bed.start_of::<Ticking>().await;
+    // The bed's wall clock begins with 2026.
+    let until = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:05Z").unwrap().to_utc();
+    set_override(&bed.db, &Override::new("ticking", "paused", true).until(until)).await.unwrap();
+    bed.bed.run_for(Duration::from_secs(1)).await;
+    assert_eq!(ticking.state(), ServiceState::Paused);
+    // Its transaction is open from now on, for 20 s.
+    let deaf = bed.bed.start_of::<Deaf>().await;
+    bed.bed.run_for(Duration::from_secs(25)).await;
+    assert_eq!((ticking.state(), deaf.health().error_count), (ServiceState::Running, 0));
 }
 
 async fn an_override_that_needs_a_restart_is_reported(bed: Bed) {

@@ -162,7 +162,9 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = self.refresh_at(services, extension);
+            let now = Instant::now();
+            // What is overdue waits for the end of a transaction.
+            let expiry = self.refresh_at(services, extension).map(|at| if at <= now { now + STEP } else { at });
             wait(begins, if known { expiry } else { Some(Instant::now() + STEP) }).await;
         }
     }
