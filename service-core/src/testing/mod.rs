@@ -107,7 +107,9 @@ impl TestBed {
         Self::at(SystemTime::UNIX_EPOCH + NEW_YEAR_2026)
     }
 
-    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock.
+    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock. With a database, the
+    /// times in rows are compared with it: `available_at`, `updated_at` for `retain_completed`, claims, and the end of
+    /// an override. So insert times relative to it, and not to the clock of the machine.
     pub fn at(wall: impl Into<SystemTime>) -> Self {
         Self::with_clock(TestClock::at(wall.into()), Arc::default())
     }
@@ -172,9 +174,9 @@ impl TestBed {
     }
 
     /// Sets the wall clock of the bed, as a time server or an operator does. What is shown or compared as a time of day
-    /// follows it: cron schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, and the end of
-    /// an override. tokio's clock does not change, so intervals, delays and limits stay as they are. Setting it forward
-    /// also simulates a machine that was suspended.
+    /// follows it: cron schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, those in rows
+    /// of a database, and the end of an override. tokio's clock does not change, so intervals, delays, limits and
+    /// leases stay as they are. Setting it forward also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
         self.clock.set(wall.into());
     }
@@ -277,14 +279,18 @@ impl TestBed {
     /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is
     /// taken, a number is appended.
     ///
+    /// It is one service, whatever its option `instances` is. [`start_all`](Self::start_all) makes as many as that
+    /// says.
+    ///
     /// Does nothing before it is awaited. Waits as [`ServiceHandle::start`] does: until the instance is built or could
     /// not be built, at most 30 s of virtual time. A start that fails is not an error here: the state and the health of
     /// the handle show it.
     ///
     /// # Panics
     /// The bed or the service is configured wrongly: an unknown key, a wrong option, an unknown dependency, or a type
-    /// with neither `configure` nor `Default`. Or a service keeps virtual time from moving, as in
-    /// [`run_for`](Self::run_for); calls on handles that wait panic then, too.
+    /// with neither `configure` nor `Default`. Or the start is refused: the address of the admin interface is in use,
+    /// or a shutdown is in progress. Or a service keeps virtual time from moving, as in [`run_for`](Self::run_for);
+    /// calls on handles that wait panic then, too.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
@@ -309,7 +315,8 @@ impl TestBed {
 
     /// Starts every annotated service that is linked into the test program, as [`ServiceRegistry::start_all`] does, on
     /// virtual time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some
-    /// of them. A service that cannot start is no error; its health shows why.
+    /// of them; with `without_discovered`, only those that were registered. A service that cannot start is no error;
+    /// its health shows why.
     ///
     /// ```standalone_crate
     /// use std::time::Duration;
@@ -404,12 +411,14 @@ impl TestBed {
     ///
     /// - A blocking `run` may wait for a socket, so it keeps time from moving for one second only. After that, time
     ///   moves on without it.
-    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds.
+    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds. A run that waits for
+    ///   another thread, such as in `tokio::fs`, is awaited as long as each wait takes no more than about two
+    ///   milliseconds. To wait for its end, advance time by one millisecond more.
     ///
     /// # Panics
     /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a
     /// run (or a `configure`) that never waits for a time and does not end, or its blocking code has not returned for
-    /// 30 s of real time while nothing else happened.
+    /// 30 s of real time while nothing else happened. It may be a service of another bed of the same runtime.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;

@@ -88,7 +88,8 @@ impl TestBed {
 
     /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as
     /// [`run_once`](crate::ServiceRegistry::run_once) does: without schedule, retries and dependencies, but with
-    /// `timeout`. If `configure` fails, its error is in the report.
+    /// `timeout`. It is one service, whatever its option `instances` is. If `configure` fails, its error is in the
+    /// report.
     ///
     /// ```
     /// use service_core::prelude::*;
