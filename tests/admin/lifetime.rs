@@ -21,6 +21,15 @@ async fn a_taken_port_is_an_error_of_the_start_and_no_service_runs() {
     assert_eq!(services.admin_address(), Some(address));
 }
 
+#[tokio::test]
+#[should_panic(expected = "the service cannot be started: ")]
+async fn a_taken_port_ends_the_test_of_a_bed() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let bed = TestBed::new().with(|builder| builder.admin(address));
+    bed.start(Last { address: Arc::default(), answered: Arc::default() }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_others_can_reach_needs_a_token() {
     let error = builder().admin("0.0.0.0:0").build().await.unwrap_err().to_string();

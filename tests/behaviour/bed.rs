@@ -27,11 +27,66 @@ async fn start_all_starts_the_services_of_the_builder_too() {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "configure the bed before its first service starts")]
+#[should_panic(expected = "the registry of the bed exists already: call `start_all` first")]
 async fn start_all_comes_first() {
     let bed = TestBed::new();
     bed.services().await;
     bed.start_all().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_all_leaves_out_the_annotated_services_if_the_bed_says_so() {
+    let plan = Plan::new(&Log::default(), &[]);
+    let bed = TestBed::new().state(plan).with(|builder| builder.without_discovered().service_of::<Configured>("job"));
+    assert_eq!(soon(bed.start_all()).await.list(), ["job"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_start_all_the_annotated_services_are_left_out() {
+    assert_eq!(TestBed::new().with(|builder| builder.only(["annotated"])).services().await.list(), [""; 0]);
+}
+
+/// Does not end before 5 s have passed.
+#[derive(Default)]
+struct SlowToEnd;
+
+#[service(interval = 60, discover = false)]
+impl SlowToEnd {
+    async fn update(&mut self) {}
+
+    async fn cleanup(&mut self) {
+        tokio::time::sleep(secs(5)).await;
+    }
+}
+
+/// Its state shows why it does not run, so that is no panic.
+#[derive(Default)]
+struct Broken;
+
+#[service(max_failures = 0, discover = false)]
+impl Broken {
+    async fn configure() -> Result<Self> {
+        Err(Error::fatal("it is broken"))
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_at_its_start_is_returned() {
+    let broken = soon(TestBed::new().start_of::<Broken>()).await;
+    assert_eq!(broken.state(), ServiceState::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the service cannot be started: cannot start service `twin`: a shutdown is in progress")]
+async fn a_refused_start_ends_the_test() {
+    let bed = TestBed::new();
+    bed.start_of::<SlowToEnd>().await;
+    let services = bed.services().await;
+    let _shutdown = tokio::spawn(async move { services.shutdown().await });
+    bed.run_for(secs(1)).await;
+    bed.start_of::<Twin>().await;
 }
 
 /// Reads a setting and the shared value, and depends on a service that is not there.

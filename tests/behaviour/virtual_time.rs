@@ -155,6 +155,68 @@ async fn a_run_that_never_waits_ends_run_now_beside_a_database() {
     let _ = service.run_now().await;
 }
 
+/// Sleeps.
+#[derive(Default)]
+struct Napping;
+
+#[service(interval = 60, discover = false)]
+impl Napping {
+    async fn update(&mut self, cx: &Context) {
+        cx.sleep(secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `endless` keeps virtual time from moving: it has run")]
+async fn endless_runs_of_a_service_end_an_update_of_another() {
+    let bed = TestBed::new();
+    bed.start_of::<Endless>().await;
+    bed.update(&mut Napping).await;
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `endless` keeps virtual time from moving: it has run")]
+async fn endless_runs_of_a_service_end_an_update_of_another_beside_a_database() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    bed.start_of::<Endless>().await;
+    bed.update(&mut Napping).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `busy` keeps virtual time from moving: its code was polled")]
+async fn a_single_run_that_never_waits_is_named() {
+    TestBed::new().update(&mut Busy).await;
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `busy` keeps virtual time from moving: its code was polled")]
+async fn a_single_run_that_never_waits_is_named_beside_a_database() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    bed.update(&mut Busy).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `endless` keeps virtual time from moving: it has run")]
+async fn endless_runs_in_another_bed_end_run_for() {
+    let (bed, other) = (TestBed::new(), TestBed::new());
+    other.start_of::<Endless>().await;
+    bed.run_for(secs(3)).await;
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `endless` keeps virtual time from moving: it has run")]
+async fn endless_runs_in_another_bed_end_run_for_beside_a_database() {
+    let (bed, other) = (TestBed::new(), TestBed::new());
+    bed.sqlite().await;
+    other.start_of::<Endless>().await;
+    bed.run_for(secs(3)).await;
+}
+
 #[tokio::test]
 async fn beside_endless_runs_a_clock_that_moves_by_itself_passes() {
     let bed = TestBed::new();
@@ -304,4 +366,38 @@ async fn a_run_that_is_due_at_the_end_ends_before_run_for_returns() {
         bed.run_for(secs(60)).await;
         assert_eq!(service.health().total_processed, minute + 1);
     }
+}
+
+/// Waits for another thread a few times, and takes no virtual time.
+#[derive(Default)]
+struct Threaded;
+
+#[service(interval = 60, discover = false)]
+impl Threaded {
+    async fn update(&mut self) -> Result<Outcome> {
+        for _ in 0..20 {
+            tokio::task::spawn_blocking(|| ()).await?;
+        }
+        Ok(Outcome::processed(1))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_a_thread_at_the_end_ends_before_run_for_returns() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Threaded>().await;
+    for minute in 1..=5 {
+        bed.run_for(secs(60)).await;
+        assert_eq!(service.health().total_processed, minute + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_sleeps_at_the_end_continues_after_run_for() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Napping>().await;
+    let began = tokio::time::Instant::now();
+    bed.run_for(secs(60)).await;
+    let health = service.health();
+    assert_eq!((began.elapsed(), health.runs, health.in_run), (secs(60), 2, true));
 }

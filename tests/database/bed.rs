@@ -93,6 +93,7 @@ on_each! {
     a_run_that_spawns_its_statements_takes_no_virtual_time,
     a_long_statement_moves_no_time,
     an_override_ends_at_its_moment,
+    time_moves_while_an_override_expires_during_a_transaction,
     an_override_that_needs_a_restart_is_reported,
     a_run_changes_the_configuration_of_the_next,
     a_run_outside_a_loop_takes_exactly_its_time,
@@ -164,6 +165,32 @@ async fn a_database_in_memory_outlives_its_connection() {
     bed.run_for(Duration::from_secs(100)).await;
     let ids = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, "SELECT id FROM kept")).await.unwrap();
     assert_eq!(ids.iter().map(|row| row.try_get_by_index::<i32>(0).unwrap()).collect::<Vec<_>>(), [2]);
+}
+
+/// A transaction that sleeps for 20 s has the only connection, and a start reads the configuration first.
+#[tokio::test(start_paused = true)]
+async fn a_start_lets_time_move_while_it_waits_for_a_connection() {
+    let bed = TestBed::new();
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1);
+    let db = bed.database_with(options).await;
+    db.execute_unprepared("CREATE TABLE note (n INTEGER NOT NULL)").await.unwrap();
+    let holder = bed.start_of::<Deaf>().await;
+    bed.run_for(Duration::from_secs(1)).await;
+    let (began, services) = (Instant::now(), bed.services().await);
+    let one = bed.start_of::<Ticking>().await;
+    assert_eq!(one.state(), ServiceState::Running);
+    assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
+    one.stop().await.unwrap();
+    holder.stop().await.unwrap();
+    assert_eq!((holder.health().runs, holder.health().error_count), (1, 0), "{:?}", holder.health().last_error);
+    // The same with all services.
+    holder.start().await.unwrap();
+    bed.run_for(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    services.start().await.unwrap();
+    assert_eq!(one.state(), ServiceState::Running);
+    assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -455,6 +482,20 @@ async fn an_override_ends_at_its_moment(bed: Bed) {
     assert_eq!(service.state(), ServiceState::Running);
     bed.bed.run_for(Duration::from_secs(20)).await;
     assert_eq!(service.health().runs, 6, "one that is overdue, and at 80 s and 90 s");
+}
+
+async fn time_moves_while_an_override_expires_during_a_transaction(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let ticking = bed.bed.start_of::<Ticking>().await;
+    // The bed's wall clock begins with 2026.
+    let until = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:05Z").unwrap().to_utc();
+    set_override(&bed.db, &Override::new("ticking", "paused", true).until(until)).await.unwrap();
+    bed.bed.run_for(Duration::from_secs(1)).await;
+    assert_eq!(ticking.state(), ServiceState::Paused);
+    // Its transaction is open from now on, for 20 s.
+    let deaf = bed.bed.start_of::<Deaf>().await;
+    bed.bed.run_for(Duration::from_secs(25)).await;
+    assert_eq!((ticking.state(), deaf.health().error_count), (ServiceState::Running, 0));
 }
 
 async fn an_override_that_needs_a_restart_is_reported(bed: Bed) {

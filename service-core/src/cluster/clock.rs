@@ -12,7 +12,7 @@ use crate::runtime::lease::LeaseClock;
 
 /// Returns the clock for the leases of a registry with this clock.
 pub(super) fn lease_clock(clock: &Clock) -> Arc<dyn LeaseClock> {
-    match clock.virtual_elapsed() {
+    match clock.virtual_monotonic() {
         Some(_) => Arc::new(VirtualClock(clock.clone())),
         None => Arc::new(BootClock),
     }
@@ -50,13 +50,13 @@ impl LeaseClock for BootClock {
     }
 }
 
-/// The time since the test bed was made.
+/// The time of the test bed, which no test sets.
 #[derive(Debug)]
 struct VirtualClock(Clock);
 
 impl LeaseClock for VirtualClock {
     fn now(&self) -> Duration {
-        self.0.virtual_elapsed().unwrap_or_default()
+        self.0.virtual_monotonic().unwrap_or_default()
     }
 }
 

@@ -28,6 +28,9 @@ impl TestBed {
     /// Gives the bed the database at this URL, as [`sqlite`](Self::sqlite) does with a database in memory, and returns
     /// its pool. All connections of the pool are opened at once.
     ///
+    /// If an earlier bed had this database, begin with the time at which that one ended, or a later one
+    /// ([`at`](Self::at)): times that are stored are compared with it, also those of leases.
+    ///
     /// # Panics
     /// As for `sqlite`.
     pub async fn database_url(&self, url: impl AsRef<str>) -> DatabaseConnection {
@@ -77,6 +80,9 @@ impl TestBed {
     /// Returns another replica: a bed with a registry of its own, on the database and on the clock of this bed.
     /// Register the same services in both. Time that moves in one of them moves in all.
     ///
+    /// Replicas write their rows every 60 s, and count as live for 120 s; in production these times are 5 s and 20 s.
+    /// So `services.replicas()` shows later that a replica was killed. Leases are as long as in production.
+    ///
     /// ```
     /// # #[cfg(all(feature = "cluster", feature = "sqlite"))] {
     /// use std::time::Duration;
@@ -119,7 +125,8 @@ impl TestBed {
     }
 
     /// Cuts a replica off from the database, as a failure of the network does: what its services and its registry send
-    /// fails at once, until [`heal`](Self::heal). A connection that the test itself has is not affected.
+    /// fails at once, until [`heal`](Self::heal). A connection that the test itself has is not affected, nor is what a
+    /// service has kept from an earlier `cx.db()`: a clone of the pool, or a transaction that was begun on it.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).

@@ -86,7 +86,7 @@ impl ServiceHandle {
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
         let session = self.registry.session_of_call();
-        self.registry.on_runtime(inner.extension.before_one(&inner.services)).await;
+        self.registry.waiting(inner.extension.before_one(&inner.services)).await;
         self.launch("start", session, |state| match state.state() {
             ServiceState::Created | ServiceState::Stopped => None,
             ServiceState::Failed if !self.service.factory.has_next() => Some(READY_MADE_HAS_FAILED),

@@ -81,7 +81,7 @@ impl ServiceRegistry {
         let inner = &self.inner;
         let runtime = inner.home.handle()?;
         self.start_companions().await?;
-        inner.extension.before_all(&inner.services).await?;
+        self.waiting(inner.extension.before_all(&inner.services)).await?;
         self.keep_watching(&runtime);
         if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;

@@ -17,8 +17,8 @@ pub(crate) trait TimeSource: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Returns the time since the test bed was made; `None`: the time is real.
-    fn elapsed(&self) -> Option<Duration> {
+    /// Returns the time of a test by a clock that cannot be set, since 1970; `None`: the time is real.
+    fn monotonic(&self) -> Option<Duration> {
         None
     }
 }
@@ -51,9 +51,9 @@ impl Clock {
         self.source.is_virtual()
     }
 
-    /// Returns the time since the test bed was made; `None`: the time is real.
-    pub(crate) fn virtual_elapsed(&self) -> Option<Duration> {
-        self.source.elapsed()
+    /// Returns the time of a test by a clock that cannot be set, since 1970; `None`: the time is real.
+    pub(crate) fn virtual_monotonic(&self) -> Option<Duration> {
+        self.source.monotonic()
     }
 
     pub(crate) fn wall_now(&self) -> SystemTime {

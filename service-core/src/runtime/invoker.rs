@@ -24,8 +24,6 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
 use crate::service::error::Error;
 
-/// How many polls it counts as if tokio interrupts code after 128 operations.
-const INTERRUPTED: u64 = 25;
 /// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
 
@@ -110,8 +108,7 @@ impl Invoker {
         }
         let called = self.call(span, || work(task));
         if let Some(polls) = &self.service.shared.polls {
-            let is_interrupted = !tokio::task::coop::has_budget_remaining();
-            polls.count(&self.service.id, if is_interrupted { INTERRUPTED } else { 1 });
+            polls.count_one(&self.service.id);
         }
         match called {
             Caught::Returned(Poll::Ready(value)) => Poll::Ready(InvokeResult::Done(value)),

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
@@ -48,18 +49,37 @@ pub(crate) struct Shared {
 /// Counts the polls of the code of each service.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
-    of_each: Mutex<BTreeMap<Arc<str>, u64>>,
+    /// How often, and when the last time was.
+    of_each: Mutex<BTreeMap<Arc<str>, (u64, Instant)>>,
     all: AtomicU64,
 }
 
+/// How many polls it counts as if tokio interrupts code after 128 operations.
+const INTERRUPTED: u64 = 25;
+
 impl Polls {
+    /// Counts a poll that has just ended.
+    pub(crate) fn count_one(&self, id: &Arc<str>) {
+        let is_interrupted = !tokio::task::coop::has_budget_remaining();
+        self.count(id, if is_interrupted { INTERRUPTED } else { 1 });
+    }
+
     pub(crate) fn count(&self, id: &Arc<str>, polls: u64) {
-        *self.of_each.lock().entry(id.clone()).or_default() += polls;
+        let now = Instant::now();
+        let mut of_each = self.of_each.lock();
+        let (count, last) = of_each.entry(id.clone()).or_insert((0, now));
+        (*count, *last) = (*count + polls, now);
+        drop(of_each);
         self.all.fetch_add(polls, Ordering::SeqCst);
     }
 
     pub(crate) fn of(&self, id: &str) -> u64 {
-        self.of_each.lock().get(id).copied().unwrap_or_default()
+        self.of_each.lock().get(id).map_or(0, |(count, _)| *count)
+    }
+
+    /// Returns when the code of this service was polled last.
+    pub(crate) fn last(&self, id: &str) -> Option<Instant> {
+        self.of_each.lock().get(id).map(|(_, last)| *last)
     }
 
     /// Returns the number of polls of all services.

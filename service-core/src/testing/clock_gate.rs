@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use tokio::runtime::Handle;
 
+use crate::runtime::services::Services;
 use crate::sync::Mutex;
 
 /// Decides whether a paused clock may move. All beds of a runtime share it, since a caller that waits for one of them
@@ -20,6 +21,8 @@ pub(super) struct ClockGate {
     movers: usize,
     /// The beds that hold the clock.
     beds: usize,
+    /// The services of each registry whose time this is.
+    services: Vec<Weak<Services>>,
 }
 
 thread_local! {
@@ -36,6 +39,17 @@ impl ClockGate {
                 gate
             })
         })
+    }
+
+    /// Adds the services of a registry.
+    pub(super) fn add(&mut self, services: &Arc<Services>) {
+        self.services.retain(|known| known.strong_count() > 0);
+        self.services.push(Arc::downgrade(services));
+    }
+
+    /// Returns the services of each registry. One of them is enough to keep time from moving for all.
+    pub(super) fn services(&self) -> Vec<Arc<Services>> {
+        self.services.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// A bed that holds the clock begins.
@@ -86,7 +100,7 @@ impl Drop for Moving {
 }
 
 /// Awaits `work` of a bed that does not hold the clock. If another bed of the runtime does, lets time move.
-pub(super) async fn moving_beside<T>(work: impl Future<Output = T>) -> T {
-    let _moving = Moving::new(ClockGate::of_this_thread());
+pub(super) async fn moving_beside<T>(gate: Arc<Mutex<ClockGate>>, work: impl Future<Output = T>) -> T {
+    let _moving = Moving::new(gate);
     work.await
 }

@@ -30,8 +30,10 @@ use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
 use crate::runtime::registration::Registration;
 use crate::runtime::services::IdConflict;
+use crate::service::state::ServiceState;
 use crate::sync::Mutex;
-use crate::testing::stall::watch;
+use crate::testing::clock_gate::{ClockGate, moving_beside};
+use crate::testing::stall::{Watched, watch};
 use crate::testing::test_clock::TestClock;
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TimeBeside};
 
@@ -71,6 +73,8 @@ pub struct TestBed {
     clock: TestClock,
     /// Held if there is a database and the clock is paused.
     held: Mutex<Option<Arc<HeldClock>>>,
+    /// All beds of the runtime share it.
+    gate: Arc<Mutex<ClockGate>>,
     /// The database, if there is one.
     database: OnceLock<Box<dyn Any + Send + Sync>>,
     /// All beds on this clock have a copy.
@@ -103,22 +107,26 @@ impl TestBed {
         Self::at(SystemTime::UNIX_EPOCH + NEW_YEAR_2026)
     }
 
-    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock.
+    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock. With a database, the
+    /// times in rows are compared with it: `available_at`, `updated_at` for `retain_completed`, claims, and the end of
+    /// an override. So insert times relative to it, and not to the clock of the machine.
     pub fn at(wall: impl Into<SystemTime>) -> Self {
         Self::with_clock(TestClock::at(wall.into()), Arc::default())
     }
 
     fn with_clock(clock: TestClock, replicas: Arc<()>) -> Self {
-        let mut builder = ServiceRegistry::builder().without_discovered();
+        let gate = ClockGate::of_this_thread();
+        let mut builder = ServiceRegistry::builder();
         builder.inputs = Some(Inputs::default());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
-        builder.virtual_time = Some(Arc::new(TimeBeside));
+        builder.virtual_time = Some(Arc::new(TimeBeside(gate.clone())));
         Self {
             stage: Mutex::new(Stage::Making(Box::new(builder))),
             building: tokio::sync::Mutex::default(),
             clock,
             held: Mutex::default(),
+            gate,
             database: OnceLock::new(),
             replicas,
         }
@@ -166,9 +174,9 @@ impl TestBed {
     }
 
     /// Sets the wall clock of the bed, as a time server or an operator does. What is shown or compared as a time of day
-    /// follows it: cron schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, and the end of
-    /// an override. tokio's clock does not change, so intervals, delays and limits stay as they are. Setting it forward
-    /// also simulates a machine that was suspended.
+    /// follows it: cron schedules, `cx.now()`, `cx.scheduled_for()`, the times in events and in health, those in rows
+    /// of a database, and the end of an override. tokio's clock does not change, so intervals, delays, limits and
+    /// leases stay as they are. Setting it forward also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
         self.clock.set(wall.into());
     }
@@ -271,14 +279,18 @@ impl TestBed {
     /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is
     /// taken, a number is appended.
     ///
+    /// It is one service, whatever its option `instances` is. [`start_all`](Self::start_all) makes as many as that
+    /// says.
+    ///
     /// Does nothing before it is awaited. Waits as [`ServiceHandle::start`] does: until the instance is built or could
     /// not be built, at most 30 s of virtual time. A start that fails is not an error here: the state and the health of
     /// the handle show it.
     ///
     /// # Panics
     /// The bed or the service is configured wrongly: an unknown key, a wrong option, an unknown dependency, or a type
-    /// with neither `configure` nor `Default`. Or a service keeps virtual time from moving, as in
-    /// [`run_for`](Self::run_for); calls on handles that wait panic then, too.
+    /// with neither `configure` nor `Default`. Or the start is refused: the address of the admin interface is in use,
+    /// or a shutdown is in progress. Or a service keeps virtual time from moving, as in [`run_for`](Self::run_for);
+    /// calls on handles that wait panic then, too.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
@@ -303,7 +315,8 @@ impl TestBed {
 
     /// Starts every annotated service that is linked into the test program, as [`ServiceRegistry::start_all`] does, on
     /// virtual time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some
-    /// of them. A service that cannot start is no error; its health shows why.
+    /// of them; with `without_discovered`, only those that were registered. A service that cannot start is no error;
+    /// its health shows why.
     ///
     /// ```standalone_crate
     /// use std::time::Duration;
@@ -324,13 +337,13 @@ impl TestBed {
     /// ```
     ///
     /// # Panics
-    /// The bed has started a service already; or the options are wrong, ids are taken, or dependencies form a cycle.
+    /// The registry of the bed exists already: a service was started, or [`run_for`](Self::run_for) or
+    /// [`services`](Self::services) was called. Or the options are wrong, ids are taken, dependencies form a cycle, the
+    /// address of the admin interface is in use, or the framework's tables cannot be created.
     pub async fn start_all(&self) -> ServiceRegistry {
-        self.change(|mut builder| {
-            builder.without_discovered = false;
-            builder
-        });
-        let services = self.services().await;
+        let is_open = matches!(&*self.stage.lock(), Stage::Making(_));
+        assert!(is_open, "the registry of the bed exists already: call `start_all` first");
+        let services = self.registry(true).await;
         if let Err(error) = services.start().await {
             panic!("the services cannot be started: {error:?}");
         }
@@ -346,8 +359,12 @@ impl TestBed {
             services.add_unless(registration, |conflict| !matches!(conflict, IdConflict::TypeName(..)))
         });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
-        // A test may be about a service that fails at once.
-        let _ = handle.start().await;
+        // A test may be about a service that fails at once: its state shows that. It does not show a refusal.
+        if let Err(error) = handle.start().await
+            && handle.state() == ServiceState::Created
+        {
+            panic!("the service cannot be started: {error:?}");
+        }
         handle
     }
 
@@ -356,6 +373,11 @@ impl TestBed {
     /// # Panics
     /// The options or the services of the bed are wrong; the message lists all mistakes.
     pub async fn services(&self) -> ServiceRegistry {
+        self.registry(false).await
+    }
+
+    /// Returns the registry, which is built with or without the annotated services if it does not exist.
+    async fn registry(&self, discovers: bool) -> ServiceRegistry {
         let made = || if let Stage::Made(registry) = &*self.stage.lock() { Some(registry.clone()) } else { None };
         if let Some(registry) = made() {
             return registry;
@@ -364,7 +386,8 @@ impl TestBed {
         if let Some(registry) = made() {
             return registry;
         }
-        if let Stage::Making(builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
+        if let Stage::Making(mut builder) = std::mem::replace(&mut *self.stage.lock(), Stage::Between) {
+            builder.without_discovered |= !discovers;
             building.0 = Some(Box::pin(builder.build()));
         }
         let Some(build) = &mut building.0 else { panic!("the bed could not be built") };
@@ -374,6 +397,7 @@ impl TestBed {
         if let Some(clock) = self.held_clock() {
             clock.add(&registry);
         }
+        self.gate.lock().add(&registry.inner.services);
         *self.stage.lock() = Stage::Made(registry.clone());
         registry
     }
@@ -387,12 +411,14 @@ impl TestBed {
     ///
     /// - A blocking `run` may wait for a socket, so it keeps time from moving for one second only. After that, time
     ///   moves on without it.
-    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds.
+    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds. A run that waits for
+    ///   another thread, such as in `tokio::fs`, is awaited as long as each wait takes no more than about two
+    ///   milliseconds. To wait for its end, advance time by one millisecond more.
     ///
     /// # Panics
     /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a
     /// run (or a `configure`) that never waits for a time and does not end, or its blocking code has not returned for
-    /// 30 s of real time while nothing else happened.
+    /// 30 s of real time while nothing else happened. It may be a service of another bed of the same runtime.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
@@ -401,20 +427,18 @@ impl TestBed {
         match self.held_clock() {
             Some(clock) => {
                 clock.expect_changes();
-                let others = clock.others(&inner.services);
-                let all = [inner].into_iter().chain(&others).map(|registry| registry.services.clone());
                 let passing = async {
                     clock.moving(&inner.services, &*inner.extension, end).await;
                     clock.settle(&inner.services, &*inner.extension).await;
                 };
-                watch(all.collect(), passing).await;
+                watch(Watched::all(&self.gate), passing).await;
             }
             None => {
                 let passing = async {
-                    clock_gate::moving_beside(end).await;
+                    moving_beside(self.gate.clone(), end).await;
                     settle::settle(&inner.services).await;
                 };
-                watch(vec![inner.services.clone()], passing).await;
+                watch(Watched::all(&self.gate), passing).await;
             }
         }
     }

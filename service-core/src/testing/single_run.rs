@@ -1,10 +1,14 @@
 //! Single runs of a service, without its loop: `update` of an instance that the test holds, and `update_of` a type.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{TestBed, clock_gate, free_id};
+use super::clock_gate::moving_beside;
+use super::stall::{Watched, watch};
+use super::{TestBed, free_id};
 use crate::panic::{self, Caught};
 use crate::runtime::blocking;
 use crate::runtime::context::Context;
@@ -26,7 +30,8 @@ impl TestBed {
     ///
     /// # Panics
     /// The bed or the service is configured wrongly; or the database does not answer when the rows that the run has
-    /// left open are settled.
+    /// left open are settled; or this or another service keeps virtual time from moving, as in
+    /// [`run_for`](Self::run_for).
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;
@@ -46,7 +51,15 @@ impl TestBed {
                 update_blocking(service, &cx)
             } else {
                 let mut update = service.__update(&cx);
-                flatten(panic::catch_future(update.as_mut()).await)
+                let mut update = panic::catch_future(update.as_mut());
+                let counted = poll_fn(|task| {
+                    let polled = Pin::new(&mut update).poll(task);
+                    if let Some(polls) = &cx.service.shared.polls {
+                        polls.count_one(&cx.service.id);
+                    }
+                    polled
+                });
+                flatten(counted.await)
             };
             // Rows that the run left open are settled, as after any run.
             inner
@@ -56,9 +69,10 @@ impl TestBed {
                 .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
             result
         };
+        let watched = Watched::all(&self.gate).and(service_inner.clone());
         let result = match self.held_clock() {
-            Some(clock) => clock.moving(&inner.services, &*inner.extension, run).await,
-            None => clock_gate::moving_beside(run).await,
+            Some(clock) => watch(watched, clock.moving(&inner.services, &*inner.extension, run)).await,
+            None => watch(watched, moving_beside(self.gate.clone(), run)).await,
         };
         let duration = started.elapsed();
         let (outcome, error) = match result {
@@ -74,7 +88,8 @@ impl TestBed {
 
     /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as
     /// [`run_once`](crate::ServiceRegistry::run_once) does: without schedule, retries and dependencies, but with
-    /// `timeout`. If `configure` fails, its error is in the report.
+    /// `timeout`. It is one service, whatever its option `instances` is. If `configure` fails, its error is in the
+    /// report.
     ///
     /// ```
     /// use service_core::prelude::*;

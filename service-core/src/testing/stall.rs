@@ -13,10 +13,11 @@ use std::time::{Duration, Instant as RealInstant};
 
 use tokio::time::Instant;
 
-use crate::runtime::registration::RegisteredService;
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::runtime::shared::Polls;
 use crate::sync::Mutex;
+use crate::testing::clock_gate::ClockGate;
 
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
@@ -43,11 +44,38 @@ static CALLERS: LazyLock<Arc<Mutex<Vec<Waker>>>> = LazyLock::new(|| {
     callers
 });
 
+/// What may keep virtual time from moving.
+pub(super) struct Watched {
+    /// The services of all beds of the runtime.
+    services: Vec<Arc<Services>>,
+    /// An instance that runs without a loop.
+    instance: Option<Arc<ServiceInner>>,
+}
+
+impl Watched {
+    /// All beds of a runtime.
+    pub(super) fn all(gate: &Mutex<ClockGate>) -> Self {
+        Self { services: gate.lock().services(), instance: None }
+    }
+
+    pub(super) fn and(self, instance: Arc<ServiceInner>) -> Self {
+        Self { instance: Some(instance), ..self }
+    }
+
+    /// Each service, with the number of its registry.
+    fn each(&self) -> impl Iterator<Item = (usize, Arc<ServiceInner>)> {
+        let registered = self.services.iter().enumerate().flat_map(|(registry, services)| {
+            services.all().into_iter().map(move |service| (registry, service.inner.clone()))
+        });
+        registered.chain(self.instance.iter().map(|instance| (self.services.len(), instance.clone())))
+    }
+}
+
 /// Awaits `work`, which waits for virtual time.
 ///
 /// # Panics
 /// A service keeps virtual time from moving.
-pub(super) async fn watch<T>(services: Vec<Arc<Services>>, work: impl Future<Output = T>) -> T {
+pub(super) async fn watch<T>(watched: Watched, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let mut checked = RealInstant::now();
     let mut moment = None;
@@ -58,7 +86,7 @@ pub(super) async fn watch<T>(services: Vec<Arc<Services>>, work: impl Future<Out
         let now = RealInstant::now();
         if now.saturating_duration_since(checked) >= LOOK {
             checked = now;
-            moment.get_or_insert_with(|| Moment::new(&services, now)).check(&services, now);
+            moment.get_or_insert_with(|| Moment::new(&watched, now)).check(&watched, now);
         }
         let mut callers = CALLERS.lock();
         if !callers.iter().any(|waker| waker.will_wake(task.waker())) {
@@ -74,7 +102,7 @@ struct Moment {
     at: Instant,
     /// The runs and polls that were seen last, and since when there are no others.
     seen: (u64, RealInstant),
-    /// By the number of the replica and the id.
+    /// By the number of the registry and the id.
     done: BTreeMap<(usize, Arc<str>), Done>,
 }
 
@@ -87,20 +115,21 @@ struct Done {
 }
 
 impl Moment {
-    fn new(services: &[Arc<Services>], now: RealInstant) -> Self {
-        let done = all(services).map(|(replica, service)| ((replica, service.id().clone()), Done::by(&service)));
+    fn new(watched: &Watched, now: RealInstant) -> Self {
+        let done = watched.each().map(|(registry, service)| ((registry, service.id.clone()), Done::by(&service)));
         Self { at: Instant::now(), seen: (0, now), done: done.collect() }
     }
 
-    fn check(&mut self, services: &[Arc<Services>], real_now: RealInstant) {
+    fn check(&mut self, watched: &Watched, real_now: RealInstant) {
         if self.at != Instant::now() {
-            *self = Self::new(services, real_now);
+            *self = Self::new(watched, real_now);
             return;
         }
+        let services = &watched.services;
         let mut sum = services.iter().filter_map(|services| services.shared.polls.as_ref()).map(Polls::all).sum();
-        for (replica, service) in all(services) {
-            let (id, now) = (service.id(), Done::by(&service));
-            let before = *self.done.entry((replica, id.clone())).or_insert(now);
+        for (registry, service) in watched.each() {
+            let (id, now) = (&service.id, Done::by(&service));
+            let before = *self.done.entry((registry, id.clone())).or_insert(now);
             sum += now.runs;
             let runs = now.runs.saturating_sub(before.runs);
             assert!(
@@ -130,15 +159,10 @@ impl Moment {
     }
 }
 
-/// The services of all replicas, each with the number of its replica.
-fn all(services: &[Arc<Services>]) -> impl Iterator<Item = (usize, Arc<RegisteredService>)> {
-    services.iter().enumerate().flat_map(|(replica, services)| services.all().into_iter().map(move |it| (replica, it)))
-}
-
 impl Done {
-    fn by(service: &RegisteredService) -> Self {
-        let polls = service.inner.shared.polls.as_ref().map_or(0, |polls| polls.of(service.id()));
-        let stats = &service.inner.lock().status.stats;
+    fn by(service: &ServiceInner) -> Self {
+        let polls = service.shared.polls.as_ref().map_or(0, |polls| polls.of(&service.id));
+        let stats = &service.lock().status.stats;
         Self { runs: stats.runs + stats.errors, polls }
     }
 }
@@ -156,12 +180,12 @@ mod tests {
 
     /// Checks twice at the same moment of virtual time, the second time 31 s of real time later.
     fn check_twice(services: Arc<Services>, between: impl FnOnce(&Shared)) {
-        let (services, now) = ([services], RealInstant::now());
+        let (watched, now) = (Watched { services: vec![services], instance: None }, RealInstant::now());
         let later = now + MOST_REAL_TIME + Duration::from_secs(1);
-        let mut moment = Moment::new(&services, now);
-        moment.check(&services, now);
-        between(&services[0].shared);
-        moment.check(&services, later);
+        let mut moment = Moment::new(&watched, now);
+        moment.check(&watched, now);
+        between(&watched.services[0].shared);
+        moment.check(&watched, later);
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::clock_gate::{ClockGate, Moving, moving_beside};
 use super::patience::{LONG_SILENCE, Patience, QUICK, QUIET, SHORT_SILENCE, real_time_passes};
 use super::settle::settle;
-use super::stall::watch;
+use super::stall::{Watched, watch};
 use crate::race::either;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
@@ -162,7 +162,9 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = self.refresh_at(services, extension);
+            let now = Instant::now();
+            // What is overdue waits for the end of a transaction.
+            let expiry = self.refresh_at(services, extension).map(|at| if at <= now { now + STEP } else { at });
             wait(begins, if known { expiry } else { Some(Instant::now() + STEP) }).await;
         }
     }
@@ -315,19 +317,18 @@ pub(super) struct HeldTime(pub(super) Arc<HeldClock>);
 impl VirtualTime for HeldTime {
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
         let clock = self.0.clone();
-        let others = clock.others(&services).into_iter().map(|other| other.services.clone());
-        let all = std::iter::once(services.clone()).chain(others).collect();
-        Box::pin(watch(all, async move { clock.drive(&services, &*extension).await }))
+        let watched = Watched::all(&clock.gate);
+        Box::pin(watch(watched, async move { clock.drive(&services, &*extension).await }))
     }
 }
 
 /// Lets the clock of another bed move for callers that wait for services of a bed that does not hold it.
 #[derive(Debug)]
-pub(super) struct TimeBeside;
+pub(super) struct TimeBeside(pub(super) Arc<Mutex<ClockGate>>);
 
 impl VirtualTime for TimeBeside {
-    fn mover(&self, services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
-        Box::pin(watch(vec![services], moving_beside(std::future::pending())))
+    fn mover(&self, _services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
+        Box::pin(watch(Watched::all(&self.0), moving_beside(self.0.clone(), std::future::pending())))
     }
 
     fn is_held(&self) -> bool {

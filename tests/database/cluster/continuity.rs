@@ -10,6 +10,8 @@ use service_core::testing::TestBed;
 
 use super::Log;
 use crate::bed::{Bed, on_each};
+use crate::missed::process;
+use crate::postgres::Postgres;
 
 on_each! {
     an_interval_continues_on_its_grid,
@@ -380,4 +382,46 @@ async fn a_schedule_without_catch_up_has_no_fires_to_mark() {
     bed.run_for(Duration::from_secs(4 * 3600)).await;
     let error = service.health().last_error.unwrap();
     assert!(error.contains("`catch_up`"), "{error}");
+}
+
+/// Runs every minute.
+#[derive(Default)]
+struct Minutely;
+
+#[service(interval = 60, scope = "cluster", lease = 30, discover = false)]
+impl Minutely {
+    async fn update(&mut self) {}
+}
+
+/// Each process has a bed of its own, and is killed.
+fn a_bed_continues_what_an_earlier_one_has_left(url: &str) {
+    let minutely = async |bed: &TestBed, seconds: u64| {
+        let service = bed.start_of::<Minutely>().await;
+        let state = service.state();
+        bed.run_for(Duration::from_secs(31)).await;
+        assert_eq!(service.state(), ServiceState::Running);
+        bed.run_for(Duration::from_secs(seconds - 31)).await;
+        (state, service.health().runs)
+    };
+    let first = process(url, "10:00", &[], async |bed, _| minutely(bed, 3590).await);
+    assert_eq!(first, (ServiceState::Running, 60));
+    // 10 s later, the lease is valid for 20 s at most. One point is late, and the grid goes on.
+    let second = process(url, "11:00", &[], async |bed, _| minutely(bed, 150).await);
+    assert_eq!(second, (ServiceState::Standby, 3));
+    // Minutes later, it has expired.
+    let third = process(url, "11:07", &[], async |bed, _| minutely(bed, 150).await);
+    assert_eq!(third, (ServiceState::Running, 3));
+}
+
+#[test]
+fn on_sqlite_a_bed_continues_what_an_earlier_one_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    a_bed_continues_what_an_earlier_one_has_left(&format!("sqlite:{}", dir.path().join("test.db").display()));
+}
+
+#[test]
+fn on_postgresql_a_bed_continues_what_an_earlier_one_has_left() {
+    if let Some(server) = Postgres::shared() {
+        a_bed_continues_what_an_earlier_one_has_left(&server.database());
+    }
 }

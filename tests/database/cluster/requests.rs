@@ -491,7 +491,7 @@ async fn on_sqlite_a_row_that_cannot_be_read_stops_no_request() {
 async fn an_old_request_whose_answer_was_lost_is_not_carried_out(replicas: Bed) {
     let (log, _other, _a, _b) = two(&replicas).await;
     replicas.run_for(100.0).await;
-    for (id, requested_at) in [("old", "0"), ("new", "4000000000000")] {
+    for (id, requested_at) in [("old", "expires_at - lease_ms - 100000"), ("new", "4000000000000")] {
         let taken = format!(
             "INSERT INTO service_request (id, service_id, action, requested_by, requested_at, taken_by) \
              SELECT '{id}', service_id, 'run', 'b', {requested_at}, owner FROM service_lease"

@@ -294,7 +294,7 @@ async fn a_hand_over_in_the_future_reserves_nothing(replicas: Bed) {
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     replicas.run_for(5.0).await;
     a.stop().await.unwrap();
-    replicas.execute("UPDATE service_lease SET moved_to = 'gone', moved_at = 3600000").await;
+    replicas.execute("UPDATE service_lease SET moved_to = 'gone', moved_at = created_at + 3600000").await;
     a.start().await.unwrap();
     replicas.run_for(5.0).await;
     assert_eq!(a.state(), ServiceState::Running);
@@ -310,7 +310,8 @@ async fn a_replica_that_was_seen_in_the_future_is_not_live_and_gets_no_service(r
     let stands_by = |id: &str| format!("{{\"service_id\":\"{id}\",\"state\":\"standby\",\"status\":\"healthy\"}}");
     let services = replicas.bed.services().await;
     let standbys: Vec<String> = services.list().iter().map(|id| stands_by(id)).collect();
-    let row = format!("'gone', 'web', 1, '1', '2026-01-01T00:00:00Z', 3600000, '[{}]'", standbys.join(","));
+    let seen = "(SELECT max(created_at) + 3600000 FROM service_lease)";
+    let row = format!("'gone', 'web', 1, '1', '2026-01-01T00:00:00Z', {seen}, '[{}]'", standbys.join(","));
     replicas.execute(&format!("INSERT INTO service_replica VALUES ({row})")).await;
     replicas.run_for(180.0).await;
     let all = services.replicas().await.unwrap();

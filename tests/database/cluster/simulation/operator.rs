@@ -15,7 +15,7 @@ use service_core::{ServiceEvent, ServiceEventKind};
 
 use super::actor::{Actor, Scheduled, Stream, TABLE, seconds};
 use super::cast::{CAST, Schedule};
-use super::world::{Change, Ms, Renewal, Row, World};
+use super::world::{Change, Ms, Renewal, Row, World, millis};
 
 /// How many replicas there are, unless one was killed shortly before.
 const REPLICAS: usize = 3;
@@ -400,14 +400,16 @@ impl Operator {
         });
         let rows = rows.collect();
         let renewals = self.query("SELECT service_id, epoch, at_ms, end_ms FROM renewal ORDER BY id").await;
+        // Leases expire by the time since 1970, which does not follow the wall clock.
+        let began = millis(START);
         let renewals = renewals.iter().filter_map(|row| {
             let id = text(row, "service_id");
             let service = CAST.iter().position(|part| part.id == id)?;
             let [epoch, at, end] = ["epoch", "at_ms", "end_ms"].map(|column| number(row, column).unwrap_or_default());
-            Some(Renewal { service, epoch, at, end })
+            Some(Renewal { service, epoch, at: at - began, end: end.saturating_sub(began) })
         });
         let renewals = renewals.collect();
-        let now = self.world.now();
+        let now = began + self.world.now();
         let valid = self.query(&format!("SELECT service_id FROM service_lease WHERE expires_at > {now}")).await;
         let valid_leases = valid.iter().map(|row| text(row, "service_id")).collect();
         let mut epochs = Vec::new();
