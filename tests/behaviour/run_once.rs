@@ -354,8 +354,9 @@ mod with_a_database {
     async fn a_shutdown_during_the_wait_for_the_database_refuses_what_waits() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("postgres://ann@{}/app", silent.local_addr().unwrap());
-        let builder = ServiceRegistry::builder().without_discovered().set("size", 1).database_url(url);
-        let services = builder.service_of::<Writer>("writer").service_of::<Writer>("other").build().await.unwrap();
+        let builder = ServiceRegistry::builder().without_discovered().database_url(url);
+        let builder = builder.service_of::<Writer>("writer").service_of::<Writer>("other");
+        let services = builder.set("writer.size", 1).set("other.size", 1).build().await.unwrap();
         let other = services.get("other").unwrap();
         let (mut run, mut start) = (Box::pin(services.run_once("writer")), Box::pin(other.start()));
         std::future::poll_fn(|task| {

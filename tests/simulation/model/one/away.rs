@@ -102,8 +102,10 @@ impl Life {
 
     /// A delay counts from the return of the run.
     fn delay_from(&mut self, at: Ms) {
-        let Some(timetable) = self.timetable.as_mut().filter(|timetable| timetable.returned(at)) else { return };
-        if self.plan.is_some_and(|plan| plan.kind == Kind::Regular) {
+        if let Some(timetable) = &mut self.timetable
+            && timetable.returned(at)
+            && self.plan.is_some_and(|plan| plan.kind == Kind::Regular)
+        {
             self.plan = timetable.next(at);
         }
     }
