@@ -121,7 +121,7 @@ const SCRAPED: &str = "30s";
 /// For a case that takes days.
 const SCRAPED_SELDOM: &str = "4m";
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     Case {
         name: "services that work are quiet",
         every: SCRAPED,
@@ -191,6 +191,23 @@ const CASES: [Case; 24] = [
             ("service_last_success_timestamp_seconds{instance=\"a\",job=\"x\",service=\"mail\"}", "0+30x9 270x100"),
         ],
         firing: &[("14m30s", &[]), ("15m", &[("ServiceUnhealthy", "mail")])],
+    },
+    Case {
+        name: "a service stops itself after its run was given up",
+        every: SCRAPED,
+        series: &[
+            ("service_given_up{instance=\"a\",job=\"x\",service=\"mail\"}", "0x9 1x100"),
+            ("service_active{instance=\"a\",job=\"x\",service=\"mail\"}", "1x19 0x100"),
+            ("service_state{instance=\"a\",job=\"x\",service=\"mail\",state=\"stopped\"}", "0x19 1x100"),
+            ("service_status{instance=\"a\",job=\"x\",service=\"mail\",status=\"unhealthy\"}", "0x9 1x100"),
+        ],
+        firing: &[("9m30s", &[("ServiceGivenUp", "mail")]), ("19m30s", &[]), ("20m", &[("ServiceUnhealthy", "mail")])],
+    },
+    Case {
+        name: "a service is restarted twice in the first minutes of its process",
+        every: SCRAPED,
+        series: &[("service_restarts_total{instance=\"a\",job=\"x\",service=\"mail\"}", "_x2 0 1 2x100")],
+        firing: &[("2m20s", &[]), ("3m", &[]), ("30m", &[])],
     },
     Case {
         name: "a service is restarted every ten minutes",

@@ -1,7 +1,7 @@
 //! Fires that come due while the process is up and that its schedule passes over: during a run, a retry or a suspend. They
 //! are not missed. Also those of a schedule that has changed while the first instance was built.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use service_core::database::{Override, set_override};
 use service_core::prelude::*;
@@ -69,7 +69,8 @@ impl BuiltSlowly {
 
 on_each! {
     fires_during_a_run_are_not_missed,
-    of_the_fires_during_a_run_those_after_the_stop_are_missed,
+    of_the_fires_during_a_run_those_after_the_begin_of_a_shutdown_are_missed,
+    fires_during_a_run_that_a_manual_stop_drains_are_not_missed,
     fires_before_a_retry_that_is_given_up_are_not_missed,
     fires_during_a_run_whose_failure_is_ignored_are_not_missed,
     fires_during_a_suspend_are_not_missed,
@@ -93,15 +94,29 @@ fn fires_during_a_run_are_not_missed(url: &str) {
     assert_eq!(serves(url, "13:10", &[], minutes(1)), 2, "12 and 13");
 }
 
-fn of_the_fires_during_a_run_those_after_the_stop_are_missed(url: &str) {
+fn of_the_fires_during_a_run_those_after_the_begin_of_a_shutdown_are_missed(url: &str) {
+    let often = [("cron", "*/30 * * * *")];
+    process(url, "08:50", &often, async |bed, _| {
+        let service = bed.start_of::<Overlong>().await;
+        // The run of 9 ends at 11:30, ten seconds after the begin of the shutdown.
+        bed.run_for(minutes(160) - Duration::from_secs(10)).await;
+        bed.services().await.shutdown().await.unwrap();
+        let health = service.health();
+        assert_eq!((health.runs, health.last_success.is_some()), (1, true));
+    });
+    assert_eq!(serves(url, "11:45", &often, minutes(1)), 1, "11:30");
+}
+
+fn fires_during_a_run_that_a_manual_stop_drains_are_not_missed(url: &str) {
     process(url, "08:30", &[], async |bed, _| {
         let service = bed.start_of::<Overlong>().await;
         bed.run_for(minutes(148)).await;
-        // From 10:58 until the run ends, at 11:30.
         service.stop().await.unwrap();
+        service.start().await.unwrap();
+        bed.run_for(minutes(1)).await;
         assert_eq!(service.health().runs, 1);
     });
-    assert_eq!(serves(url, "11:45", &[], minutes(1)), 1, "11");
+    assert_eq!(serves(url, "11:45", &[], minutes(1)), 0);
 }
 
 fn fires_before_a_retry_that_is_given_up_are_not_missed(url: &str) {

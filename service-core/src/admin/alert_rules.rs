@@ -178,15 +178,19 @@ fn failed(all: &Selector) -> Rule {
     }
 }
 
+/// Nothing follows in a service that was stopped, and another alert reports one that has failed.
+fn waits_after_giving_up(all: &Selector) -> String {
+    format!(
+        "{} == 1\nunless ignoring (state) {} == 1",
+        all.of("service_given_up"),
+        all.matches("state", "stopped|failed").of("service_state")
+    )
+}
+
 fn given_up(all: &Selector) -> Rule {
     Rule {
         alert: "ServiceGivenUp",
-        // Nothing follows in a service that was stopped, and another alert reports one that has failed.
-        expr: format!(
-            "{} == 1\nunless ignoring (state) {} == 1",
-            all.of("service_given_up"),
-            all.matches("state", "stopped|failed").of("service_state")
-        ),
+        expr: waits_after_giving_up(all),
         hold: None,
         severity: WARNING,
         of: None,
@@ -219,9 +223,11 @@ fn backing_off(all: &Selector) -> Rule {
 }
 
 fn restarting(all: &Selector) -> Rule {
+    let restarts = all.of("service_restarts_total");
     Rule {
         alert: "ServiceRestarting",
-        expr: format!("increase({}[1h]) > 2.5", all.of("service_restarts_total")),
+        // `increase` would count more restarts than there were, if a series has few values yet.
+        expr: format!("{restarts} - min_over_time({restarts}[1h]) > 2"),
         hold: None,
         severity: WARNING,
         of: None,
@@ -252,7 +258,7 @@ fn overdue(all: &Selector) -> Rule {
 fn unhealthy(all: &Selector) -> Rule {
     // What other rules report.
     let known = [
-        format!("ignoring (status) {} == 1", all.of("service_given_up")),
+        format!("ignoring (status) ({})", waits_after_giving_up(all).replace('\n', " ")),
         format!(
             "ignoring (status) ({} > 0 and {} == 1)",
             all.of("service_consecutive_failures"),

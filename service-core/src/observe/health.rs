@@ -434,11 +434,14 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
         let late_by = humanize::long(late);
         return Some(match snapshot.status.at_rest {
             true => (Unhealthy, format!("overdue by {late_by}, and no run begins")),
-            // Each of these steps has a time limit.
-            false => (
-                Degraded,
-                format!("overdue by {late_by}: an instance is cleaned up, or the database records what was done"),
-            ),
+            false => {
+                // Each of these steps has a time limit, but code that blocks its thread has none.
+                let status = if late < STUCK_AFTER { Degraded } else { Unhealthy };
+                (
+                    status,
+                    format!("overdue by {late_by}: an instance is cleaned up, or the database records what was done"),
+                )
+            }
         });
     }
     if snapshot.options.long_run().is_some() {

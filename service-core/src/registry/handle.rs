@@ -126,7 +126,8 @@ impl ServiceHandle {
         let supervisor = match registry.on_runtime(begun).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
-                if !session.is_started() {
+                // A later session may have companions.
+                if !session.is_started() && Arc::ptr_eq(&registry.session(), &session) {
                     registry.stop_idle_companions().await;
                 }
                 return Err(error);

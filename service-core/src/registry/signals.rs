@@ -27,8 +27,8 @@ use crate::sync::Mutex;
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the process waits for blocking code of a service after a shutdown.
 const EXIT_GRACE: Duration = Duration::from_secs(3);
-/// How long the end of the process waits for a line of the log.
-const LOG_LIMIT: Duration = Duration::from_millis(200);
+/// How long the signals wait for a line of the log. Shorter than [`SAME_SIGNAL`], whose signals arrive meanwhile.
+const LOG_LIMIT: Duration = Duration::from_millis(50);
 /// How long after a signal a warning is logged if no code waits for a shutdown.
 const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
@@ -56,9 +56,17 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
 pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session: Arc<Session>, status: i32) {
     let registry = registry.clone();
     let shared = registry.inner.services.shared.clone();
-    // An async run that blocks its thread could not be aborted, so its service still runs.
+    // An async run that blocks its thread could not be aborted, so its service still runs. A commit is not aborted,
+    // either, but ends with the runtime.
+    let still_runs = |registry: &ServiceRegistry| {
+        registry.inner.services.all().iter().any(|service| {
+            let runs = service.inner.lock().status.is_running();
+            runs && !registry.inner.extension.commit_in_progress(&service.inner)
+        })
+    };
     let blocks = move |registry: &ServiceRegistry| {
-        shared.blocking.load(Ordering::SeqCst) > 0 || registry.inner.services.any_runs()
+        let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
+        !is_started_again && (shared.blocking.load(Ordering::SeqCst) > 0 || still_runs(registry))
     };
     if !blocks(&registry) {
         return;
@@ -73,8 +81,7 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, session
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(EXIT_GRACE);
-            let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
-            if !blocks(&registry) || is_started_again {
+            if !blocks(&registry) {
                 return;
             }
             if !waits(&registry) {
@@ -203,29 +210,28 @@ fn reload_all(signal: &Signal) {
 /// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that
 /// the process may have to be ended.
 fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
-    let mut claimed = false;
+    let (mut claimed, mut is_in_progress, mut begins) = (false, false, Vec::new());
     for registry in registries {
         let session = registry.session();
         match session.signal(signal.name) {
             Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
             Some(_) => exit_at_once(signal),
-            None if !session.is_open() => {
-                let name = signal.name;
-                log_briefly(move || {
-                    info!("{name}: a shutdown is in progress; a second signal ends the process at once")
-                });
-                claimed = true;
-            }
-            None if session.is_awaited() => {
-                let name = signal.name;
-                log_briefly(move || log_shutdown(name));
-                registry.begin_shutdown();
-                claimed = true;
-            }
+            None if !session.is_open() => is_in_progress = true,
+            None if session.is_awaited() => begins.push(registry),
             None => {}
         }
     }
-    claimed
+    let name = signal.name;
+    if !begins.is_empty() {
+        // First, because the process may end soon after the shutdown has begun.
+        log_briefly(move || log_shutdown(name));
+    } else if is_in_progress {
+        log_briefly(move || info!("{name}: a shutdown is in progress; a second signal ends the process at once"));
+    }
+    for registry in &begins {
+        registry.begin_shutdown();
+    }
+    claimed || is_in_progress || !begins.is_empty()
 }
 
 /// The signal begins a shutdown.

@@ -123,7 +123,7 @@ impl CronSchedule {
 }
 
 /// What happens to cron fires that were missed while no process was up. Four kinds of fires do not count as missed: those
-/// during the run of an earlier fire or during a suspend, those during a manual stop, those during a pause, and those
+/// during the run of a regular fire or during a suspend, those during a manual stop, those during a pause, and those
 /// before the present schedule took effect.
 ///
 /// A fire counts as served when its run has succeeded, or was given up after `max_failures`; the database records that.

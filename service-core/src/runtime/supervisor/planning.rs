@@ -238,14 +238,16 @@ impl Supervisor {
         self.plan_check(now);
     }
 
-    /// The plan passes over the fires that came due since the fire which the run has served. From a stop on, fires are
-    /// left to the next process, and those that no holder of the lease has served are left to the next holder.
+    /// The plan passes over the fires that came due since the fire which the run has served. From the begin of a shutdown
+    /// on, fires are left to the next process, and those that no holder of the lease has served are left to the next
+    /// holder.
     fn pass_over_fires(&mut self, schedule: &CronSchedule, now: SystemTime) {
         if schedule.catch_up == CatchUp::None || self.cx.service.lease.is_some() {
             return;
         }
-        let stop = self.cx.service.lock().requests.stop.as_ref().and_then(|stop| stop.since);
-        let until = stop.map_or(now, |stop| now.min(self.services.shared.clock.wall(stop)));
+        let shutdown =
+            self.cx.service.lock().requests.stop.as_ref().filter(|stop| stop.is_shutdown()).map(|stop| stop.since);
+        let until = shutdown.flatten().map_or(now, |stop| now.min(self.services.shared.clock.wall(stop)));
         self.cron().pass_over(schedule, until);
     }
 

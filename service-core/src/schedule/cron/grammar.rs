@@ -59,12 +59,16 @@ impl Field {
         if item.is_empty() {
             return Some("an item between commas is empty".to_owned());
         }
-        let (range, step) = item.split_once('/').unwrap_or((item, "1"));
-        if step.parse::<u32>().is_ok_and(|step| step > self.max) {
-            return Some(format!("the largest step is {}", self.max));
-        }
-        if matches!(range, "*" | "?") {
+        if matches!(item, "*" | "?") {
             return None;
+        }
+        let (range, step) = item.split_once('/').unwrap_or((item, "1"));
+        match step.parse::<u32>() {
+            Ok(step) if step > self.max => return Some(format!("the largest step is {}", self.max)),
+            Err(_) => return Some(format!("the step `{step}` is not a number")),
+            Ok(_) if range == "?" => return Some(format!("a step needs a range; write `*/{step}`")),
+            Ok(_) if range == "*" => return None,
+            Ok(_) => {}
         }
         let upper = range.to_ascii_uppercase();
         match self.name {
