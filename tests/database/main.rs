@@ -121,7 +121,6 @@ exercise! {
         workers_whose_clocks_differ_respect_each_others_claims,
         a_dropped_claim_releases_everything,
         stale_claims_do_not_slow_other_claims,
-        claims_of_thousands_of_dead_workers_are_recorded_together,
         on_postgres_a_completion_does_not_read_released_claims,
         a_batch_whose_lease_has_expired_lends_no_more,
         a_suspended_process_repeats_one_item_at_most;

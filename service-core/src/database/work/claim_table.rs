@@ -8,11 +8,11 @@
 //! In flight are the rows whose code runs, and those whose code has ended and whose status is not written yet
 //! (`completions.rs`). An owner stores with its claims how many rows it has in flight at most, of both kinds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sea_orm::sea_query::{
-    Condition, DeleteStatement, Expr, ExprTrait, Func, InsertStatement, LockBehavior, LockType, OnConflict, Query,
+    Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement, ValueTuple,
 };
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult};
@@ -86,95 +86,54 @@ impl ClaimRow {
     }
 }
 
-/// The query for the claims of a table that have an owner, also of those that have expired. The others only count the
-/// crashes of their rows, which [`claim`] returns. There may be many: their rows may have been completed long ago.
+/// The query for all claims of a table.
 pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend) -> SelectStatement {
     Query::select()
         .columns(["row_key", "owner", "seq", "concurrency", "crashes"])
         .expr_as(Expr::col("expires_at").gt(time.millis(backend)), "is_held")
         .from("service_claim")
         .and_where(Expr::col("work_table").eq(work_table))
-        .and_where(Expr::col("owner").ne(NO_OWNER))
         .to_owned()
 }
 
 /// Records new crashes: for each owner whose claims have expired, one crash of each row over which it may have died.
-/// The owner's other claims are removed. However many owners there are, the number of statements is the same.
+/// The owner's other claims are removed.
 pub(crate) async fn record_crashes(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
     claims: &mut [ClaimRow],
 ) -> DbResult<()> {
-    let mut dead = suspects(claims);
-    if dead.is_empty() {
-        return Ok(());
-    }
     let backend = db.get_database_backend();
-    let keys = dead.values().flatten().map(|at| &*claims[*at].key);
-    let is_suspect = is_one_of("row_key", keys, backend);
-    let record = Query::update()
-        .table("service_claim")
-        .value("crashes", Expr::col("crashes").add(1))
-        .value("owner", NO_OWNER)
-        .cond_where(are_free(work_table, &dead, is_suspect, time, backend))
-        .returning_col("row_key")
-        .to_owned();
-    let recorded = db.query_all(&record).await?;
-    let recorded: HashSet<String> = recorded.iter().map(|row| row.try_get("", "row_key")).collect::<DbResult<_>>()?;
-    dead.retain(|_, suspects| suspects.iter().any(|at| recorded.contains(&claims[*at].key)));
-    if dead.is_empty() {
-        return Ok(());
+    for (owner, suspects) in suspects(claims) {
+        let keys: Vec<&str> = suspects.iter().map(|at| &*claims[*at].key).collect();
+        // Checked again: the owner may have renewed its claims since they were read.
+        let has_expired = || Expr::col("expires_at").lte(time.millis(backend));
+        let are_free =
+            |condition: Expr| is_unlocked(work_table, &owner, Condition::all().add(condition).add(has_expired()));
+        let record = Query::update()
+            .table("service_claim")
+            .value("crashes", Expr::col("crashes").add(1))
+            .value("owner", NO_OWNER)
+            .cond_where(are_free(Expr::col("row_key").is_in(keys)))
+            .to_owned();
+        if db.execute(&record).await?.rows_affected() == 0 {
+            continue;
+        }
+        for at in suspects {
+            claims[at].crashes += 1;
+        }
+        let tolerated =
+            Query::delete().from_table("service_claim").cond_where(are_free(Expr::col("crashes").eq(0))).to_owned();
+        db.execute(&tolerated).await?;
+        let counted = Query::update()
+            .table("service_claim")
+            .value("owner", NO_OWNER)
+            .cond_where(are_free(Expr::col("crashes").gt(0)))
+            .to_owned();
+        db.execute(&counted).await?;
     }
-    for at in dead.values().flatten() {
-        claims[*at].crashes += 1;
-    }
-    let tolerated = Query::delete()
-        .from_table("service_claim")
-        .cond_where(are_free(work_table, &dead, Expr::col("crashes").eq(0), time, backend))
-        .to_owned();
-    db.execute(&tolerated).await?;
-    let counted = Query::update()
-        .table("service_claim")
-        .value("owner", NO_OWNER)
-        .cond_where(are_free(work_table, &dead, Expr::col("crashes").gt(0), time, backend))
-        .to_owned();
-    db.execute(&counted).await?;
     Ok(())
-}
-
-/// The condition for claims of these owners that have expired, and that no transaction has locked. Both are checked
-/// again: an owner may have renewed its claims since they were read.
-fn are_free(
-    work_table: &str,
-    owners: &BTreeMap<String, Vec<usize>>,
-    condition: Expr,
-    time: &DbTime,
-    backend: DbBackend,
-) -> Condition {
-    let are_theirs = || {
-        let is_theirs = is_one_of("owner", owners.keys().map(String::as_str), backend);
-        Condition::all().add(Expr::col("work_table").eq(work_table)).add(is_theirs)
-    };
-    let have_expired = Expr::col("expires_at").lte(time.millis(backend));
-    let unlocked = Query::select()
-        .column("row_key")
-        .from("service_claim")
-        .cond_where(are_theirs().add(condition).add(have_expired))
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-        .to_owned();
-    are_theirs().add(Expr::col("row_key").in_subquery(unlocked))
-}
-
-/// Whether a column has one of these texts. They are one parameter, because an engine limits the number of parameters.
-fn is_one_of<'a>(column: &'static str, texts: impl Iterator<Item = &'a str>, backend: DbBackend) -> Expr {
-    let listed = if backend == DbBackend::Postgres {
-        Query::select().expr(unnest(texts.map(str::to_owned), "text[]")).to_owned()
-    } else {
-        let texts = serde_json::Value::from_iter(texts).to_string();
-        Query::select().column("value").from_function(Func::cust("json_each").arg(texts), "listed").to_owned()
-    };
-    Expr::col(column).in_subquery(listed)
 }
 
 /// The positions of the claims of the rows that each dead owner may have been processing: a row that was suspect
@@ -216,7 +175,7 @@ pub(crate) fn mark_charged(
 }
 
 /// The statements that claim rows, in the order in which they will be lent, by an owner that has at most `in_flight` of
-/// them in flight. Their results are the keys of the rows that were free, and how many processes have died over each.
+/// them in flight. Their results are the keys of the rows that were free.
 pub(crate) fn claim(
     service_db: &ServiceDb,
     work_table: &str,
@@ -254,20 +213,10 @@ pub(crate) fn claim(
                     .action_and_where(has_expired)
                     .to_owned(),
             )
-            .returning(Query::returning().columns(["row_key", "crashes"]))
+            .returning_col("row_key")
             .to_owned()
     };
     numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
-}
-
-/// The statement that puts the suspect rows of an owner's `count` claims behind the others, in their order.
-pub(crate) fn put_suspects_last(work_table: &str, owner: &str, count: usize) -> UpdateStatement {
-    Query::update()
-        .table("service_claim")
-        .value("seq", Expr::col("seq").add(i64::try_from(count).unwrap_or(i64::MAX / 2)))
-        .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col("crashes").gt(0))
-        .to_owned()
 }
 
 /// Releases the claim of a row. Returns whether it was still held.

@@ -27,8 +27,6 @@ const CONNECTIONS: u32 = 50;
 const MOST_SETTLING: Duration = Duration::from_secs(600);
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
-/// How often claims that expired long ago are removed.
-const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The state of one service's work tables between its runs.
 #[derive(Debug, Default)]
@@ -67,8 +65,6 @@ struct TableState {
     claims: [u64; 2],
     generation: u32,
     inspected: Option<Instant>,
-    /// When claims that expired long ago were removed last.
-    swept: Option<tokio::time::Instant>,
     has_triggers: bool,
     may_lack_times: bool,
     claim_index: Option<String>,
@@ -357,17 +353,6 @@ impl WorkState {
         let mut found: Vec<LeftOutSummary> = tables.iter().filter_map(|(table, state)| state.summary(table)).collect();
         found.sort_by(|a, b| a.table.cmp(&b.table));
         found
-    }
-
-    /// Whether claims that expired long ago are to be removed: at first, and then once an hour.
-    pub(crate) fn is_sweep_due(&self, table: &TableSql) -> bool {
-        self.with_table(table, |state| {
-            let is_due = state.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
-            if is_due {
-                state.swept = Some(tokio::time::Instant::now());
-            }
-            is_due
-        })
     }
 
     /// Returns true for the first call with this text.

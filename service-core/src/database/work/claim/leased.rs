@@ -35,7 +35,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         self.service_db.ensure_tables().await?;
         let mut query = self.prepare(&table).await?;
-        if self.service_db.work.is_sweep_due(&table) {
+        if self.service_db.work.report_once(format!("swept {}", table.name)) {
             let tx = Transaction::begin(&self.service_db.tx).await?;
             let sweep = claim_table::sweep(&table.name, &self.service_db.time, table.backend);
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
@@ -140,7 +140,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let tx = transaction.connection().await.map_err(failed)?;
         // After the wait for SQLite's write lock.
         let (at, now) = (Sent::now(&self.service_db.clock), self.service_db.clock.now());
-        let mut claims = self.read_claims(tx, table).await.map_err(failed)?;
+        let claims = self.read_claims(tx, table).await.map_err(failed)?;
         let FreeRows { mut rows, keys } = self.free_rows(tx, table, query, &claims.held, now).await.map_err(failed)?;
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
             return Err(Error::new(not_found));
@@ -152,12 +152,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         rows.sort_by_key(|(key, _)| claims.crashes.contains_key(key));
         let keys: Vec<&str> = rows.iter().map(|(key, _)| &**key).collect();
         let ours = self.insert_claims(tx, table, &keys, owner, in_flight).await.map_err(failed)?;
-        if claims.add_crashes(&ours) {
-            let last = claim_table::put_suspects_last(&table.name, owner, keys.len());
-            tx.execute(&last).await.map_err(failed)?;
-            rows.sort_by_key(|(key, _)| claims.crashes.contains_key(key));
-        }
-        for (key, row) in rows.into_iter().filter(|(key, _)| ours.contains_key(key)) {
+        for (key, row) in rows.into_iter().filter(|(key, _)| ours.contains(key)) {
             let crashes = claims.crashes.get(&key).copied().unwrap_or(0);
             match read::<E>(&row) {
                 Ok(ClaimedRow { row, .. }) if crashes > claim_table::TOLERATED_CRASHES => {
@@ -173,7 +168,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(claimed)
     }
 
-    /// Reads the claims of the table that have an owner. A claim that has expired counts as a crash of its row.
+    /// Reads the claims of the table. A claim that has expired counts as a crash of its row.
     async fn read_claims(&self, tx: &MonitoredTx, table: &TableSql) -> DbResult<Claims> {
         let time = &self.service_db.time;
         let rows = tx.query_all(&claim_table::select_claims(&table.name, time, table.backend)).await?;
@@ -220,8 +215,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(FreeRows { rows: in_turns(rows), keys })
     }
 
-    /// Claims rows. Returns the keys of those that no other worker has claimed in the meantime, and how many processes
-    /// have died over each.
+    /// Claims rows. Returns the keys of those that no other worker has claimed in the meantime.
     async fn insert_claims(
         &self,
         tx: &MonitoredTx,
@@ -229,14 +223,14 @@ impl<E: WorkItem> ClaimRequest<E> {
         keys: &[&str],
         owner: &str,
         in_flight: usize,
-    ) -> DbResult<HashMap<String, i64>> {
-        let mut ours = HashMap::new();
+    ) -> DbResult<HashSet<String>> {
+        let mut ours = HashSet::new();
         if keys.is_empty() {
             return Ok(ours);
         }
         for claim in claim_table::claim(&self.service_db, &table.name, keys, owner, self.lease, in_flight) {
             for row in tx.query_all(&claim).await? {
-                ours.insert(row.try_get("", "row_key")?, row.try_get("", "crashes")?);
+                ours.insert(row.try_get("", "row_key")?);
             }
         }
         Ok(ours)
@@ -289,17 +283,6 @@ struct Claims {
     held: HashSet<String>,
     /// How often a process has died over a row, if one has.
     crashes: HashMap<String, i64>,
-}
-
-impl Claims {
-    /// Adds the crashes that were recorded by earlier claims. Returns whether there are any that were not known.
-    fn add_crashes(&mut self, claimed: &HashMap<String, i64>) -> bool {
-        let known = self.crashes.len();
-        for (key, crashes) in claimed.iter().filter(|(_, crashes)| **crashes > 0) {
-            self.crashes.entry(key.clone()).or_insert(*crashes);
-        }
-        self.crashes.len() > known
-    }
 }
 
 /// Due rows that can be claimed, each with its key as text.

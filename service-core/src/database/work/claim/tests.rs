@@ -150,13 +150,3 @@ async fn errors_long_ago_do_not_count_and_are_not_kept() {
     assert!(!lose(2), "the last one was two hours ago");
     assert_eq!(work.rows_with_losses(), 2);
 }
-
-#[tokio::test(start_paused = true)]
-async fn claims_that_expired_long_ago_are_removed_each_hour() {
-    let (work, table) = (WorkState::new(None), TableSql::of::<job::Entity>(DbBackend::Sqlite, Backoff::default()));
-    assert!(work.is_sweep_due(&table) && !work.is_sweep_due(&table));
-    tokio::time::advance(Duration::from_secs(3_599)).await;
-    assert!(!work.is_sweep_due(&table));
-    tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(work.is_sweep_due(&table) && !work.is_sweep_due(&table));
-}
