@@ -367,37 +367,3 @@ async fn a_run_that_is_due_at_the_end_ends_before_run_for_returns() {
         assert_eq!(service.health().total_processed, minute + 1);
     }
 }
-
-/// Waits for another thread a few times, and takes no virtual time.
-#[derive(Default)]
-struct Threaded;
-
-#[service(interval = 60, discover = false)]
-impl Threaded {
-    async fn update(&mut self) -> Result<Outcome> {
-        for _ in 0..20 {
-            tokio::task::spawn_blocking(|| ()).await?;
-        }
-        Ok(Outcome::processed(1))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_waits_for_a_thread_at_the_end_ends_before_run_for_returns() {
-    let bed = TestBed::new();
-    let service = bed.start_of::<Threaded>().await;
-    for minute in 1..=5 {
-        bed.run_for(secs(60)).await;
-        assert_eq!(service.health().total_processed, minute + 1);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_sleeps_at_the_end_continues_after_run_for() {
-    let bed = TestBed::new();
-    let service = bed.start_of::<Napping>().await;
-    let began = tokio::time::Instant::now();
-    bed.run_for(secs(60)).await;
-    let health = service.health();
-    assert_eq!((began.elapsed(), health.runs, health.in_run), (secs(60), 2, true));
-}

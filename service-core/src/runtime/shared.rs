@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
 
 use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
@@ -49,8 +48,7 @@ pub(crate) struct Shared {
 /// Counts the polls of the code of each service.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
-    /// How often, and when the last time was.
-    of_each: Mutex<BTreeMap<Arc<str>, (u64, Instant)>>,
+    of_each: Mutex<BTreeMap<Arc<str>, u64>>,
     all: AtomicU64,
 }
 
@@ -65,21 +63,12 @@ impl Polls {
     }
 
     pub(crate) fn count(&self, id: &Arc<str>, polls: u64) {
-        let now = Instant::now();
-        let mut of_each = self.of_each.lock();
-        let (count, last) = of_each.entry(id.clone()).or_insert((0, now));
-        (*count, *last) = (*count + polls, now);
-        drop(of_each);
+        *self.of_each.lock().entry(id.clone()).or_default() += polls;
         self.all.fetch_add(polls, Ordering::SeqCst);
     }
 
     pub(crate) fn of(&self, id: &str) -> u64 {
-        self.of_each.lock().get(id).map_or(0, |(count, _)| *count)
-    }
-
-    /// Returns when the code of this service was polled last.
-    pub(crate) fn last(&self, id: &str) -> Option<Instant> {
-        self.of_each.lock().get(id).map(|(_, last)| *last)
+        self.of_each.lock().get(id).copied().unwrap_or_default()
     }
 
     /// Returns the number of polls of all services.

@@ -1,21 +1,14 @@
 //! Waits until everything that is due at a moment of virtual time has happened.
-//!
-//! The tricky part is async code that waits for another thread, such as `tokio::fs`: a paused clock does not advance in
-//! the meantime, but at the end of `run_for` it does not have to advance.
-
-use std::time::{Duration, Instant as RealInstant};
 
 use tokio::time::Instant;
 
-use super::patience::{LOCK_SILENCE, QUICK, QUIET, SHORT_SILENCE, real_time_passes};
+use super::patience::{LOCK_SILENCE, QUIET, real_time_passes};
 use crate::runtime::services::Services;
 use crate::runtime::shared::Polls;
 use crate::service::state::ServiceState;
 
 /// The most turns of the runtime to wait for services that do not come to rest.
 const MOST_TURNS: u32 = 10_000;
-/// For so long in real time, async code that waits for other threads is waited for.
-const MOST_REAL_TIME: Duration = Duration::from_secs(5);
 
 /// Waits until everything that is due at this very moment has happened. Blocking code is waited for some seconds of
 /// real time.
@@ -27,16 +20,10 @@ pub(super) async fn settle(services: &Services) {
         tokio::task::yield_now().await;
     }
     // Blocking code that waits for virtual time in its own way does not end.
-    let (mut silence, began) = (0, RealInstant::now());
+    let mut silence = 0;
     loop {
         until_quiet(services).await;
-        if services.shared.holds.longest().is_none() {
-            if began.elapsed() < MOST_REAL_TIME && is_woken_by_a_thread(services).await {
-                continue;
-            }
-            break;
-        }
-        if silence >= LOCK_SILENCE {
+        if services.shared.holds.longest().is_none() || silence >= LOCK_SILENCE {
             break;
         }
         while services.shared.holds.longest().is_some() && silence < LOCK_SILENCE {
@@ -49,7 +36,7 @@ pub(super) async fn settle(services: &Services) {
 /// Waits until no service's code has been polled for some turns of the runtime. On a clock that moves by itself, a
 /// service may run again and again: then not for longer than [`MOST_TURNS`].
 async fn until_quiet(services: &Services) {
-    let polls = || all_polls(services);
+    let polls = || services.shared.polls.as_ref().map(Polls::all);
     let (mut seen, mut turns) = (polls(), 0);
     let (began, mut all_turns) = (Instant::now(), 0);
     while turns < QUIET && (all_turns < MOST_TURNS || Instant::now() == began) {
@@ -61,32 +48,6 @@ async fn until_quiet(services: &Services) {
             (seen, turns) = (now, 0);
         }
     }
-}
-
-/// Waits some milliseconds of real time if a run has begun or continued at this very moment, and has not ended: it may
-/// wait for another thread. Returns whether a service's code was polled meanwhile.
-async fn is_woken_by_a_thread(services: &Services) -> bool {
-    let before = all_polls(services);
-    if !may_wait_for_a_thread(services) {
-        return false;
-    }
-    for silence in 0..QUICK + SHORT_SILENCE {
-        real_time_passes(silence).await;
-        if all_polls(services) != before {
-            return true;
-        }
-    }
-    false
-}
-
-fn may_wait_for_a_thread(services: &Services) -> bool {
-    let now = Instant::now();
-    let is_polled_now = |id: &str| services.shared.polls.as_ref().and_then(|polls| polls.last(id)) == Some(now);
-    services.all().iter().any(|service| is_polled_now(service.id()) && service.inner.lock().status.in_run())
-}
-
-fn all_polls(services: &Services) -> Option<u64> {
-    services.shared.polls.as_ref().map(Polls::all)
 }
 
 /// Whether a waiting loop has something to do at this very moment.
