@@ -145,7 +145,6 @@ impl OnThePool {
     }
 }
 
-/// After an outage the pool's connections are opened again, and virtual time is as exact as before.
 /// A pool of one connection, which closes it if a statement is dropped before it is sent.
 #[tokio::test(start_paused = true)]
 async fn a_database_in_memory_outlives_its_connection() {
@@ -193,6 +192,7 @@ async fn a_start_lets_time_move_while_it_waits_for_a_connection() {
     assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
+/// After an outage the pool's connections are opened again, and virtual time is as exact as before.
 #[tokio::test(start_paused = true)]
 async fn an_outage_on_virtual_time() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };

@@ -411,9 +411,8 @@ impl TestBed {
     ///
     /// - A blocking `run` may wait for a socket, so it keeps time from moving for one second only. After that, time
     ///   moves on without it.
-    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds. A run that waits for
-    ///   another thread, such as in `tokio::fs`, is awaited as long as each wait takes no more than about two
-    ///   milliseconds. To wait for its end, advance time by one millisecond more.
+    /// - At the end of `run_for`, blocking code that still runs is awaited for about five seconds. Async code that waits
+    ///   for another thread, such as in `tokio::fs`, is not awaited there: advance time by one millisecond more.
     ///
     /// # Panics
     /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, has a

@@ -143,9 +143,12 @@ async fn a_reset_where_nothing_has_failed_is_refused_and_changes_nothing(replica
     replicas.run_for(3.0).await;
     assert_eq!((setup.a.state(), setup.b.state()), states);
     // A failure that follows is not reset by those requests.
+    let runs = || (setup.log.times("a runs").len(), setup.log.times("b runs").len());
+    let before = runs();
     setup.fails.store(true, Ordering::SeqCst);
     replicas.run_for(100.0).await;
     assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Failed));
+    assert_eq!(runs(), (before.0 + 3, before.1 + 3), "{:?}", setup.log.all());
 }
 
 async fn a_reset_starts_a_service_once_on_each_replica(replicas: Bed) {

@@ -310,7 +310,9 @@ fn read_override(row: &QueryResult) -> DbResult<(Option<String>, ReadOverride)> 
     let read = |name| Text::read(row, name);
     let (service_id, key, value) = (read("service_id")?, read("key")?, read("value")?);
     let (set_at, until, by, why) = (read("set_at")?, read("until")?, read("set_by")?, read("why")?);
-    let problem = [&service_id, &key, &value, &set_at, &until, &by, &why].into_iter().find_map(|text| text.problem());
+    // Who and why are for people, so a part of them is enough.
+    let shown = [&by, &why].into_iter().find_map(Text::not_text);
+    let problem = [&service_id, &key, &value, &set_at, &until].into_iter().find_map(Text::problem).or(shown);
     let was_cut = [&service_id, &key, &set_at].into_iter().any(|text| text.is_long);
     // Also of a row whose other columns are wrong: its last valid value must not stay in effect for longer.
     let ends = until.text.as_deref().map(parse_time).transpose();
@@ -352,10 +354,12 @@ impl Text {
     }
 
     fn problem(&self) -> Option<String> {
-        if !self.is_text {
-            return Some(format!("`{}` is not text: delete the row, and write it again", self.column));
-        }
-        self.is_long.then(|| format!("`{}` is longer than {LONGEST_TEXT} characters", self.column))
+        let too_long = || format!("`{}` is longer than {LONGEST_TEXT} characters", self.column);
+        self.not_text().or_else(|| self.is_long.then(too_long))
+    }
+
+    fn not_text(&self) -> Option<String> {
+        (!self.is_text).then(|| format!("`{}` is not text: delete the row, and write it again", self.column))
     }
 
     /// The text. A key that is not text is never equal to one that is.

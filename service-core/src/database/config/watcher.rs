@@ -441,8 +441,10 @@ impl TableWatcher {
         self.availability.tables().ensure(&db).await?;
         let mut tx = self.pool.begin(&db).await?;
         let overrides = self.read_overrides(services, &tx).await;
+        // A stale statement is prepared again by the caller.
+        let is_retried = |kind: ErrorKind| kind.is_outage() || kind == ErrorKind::StaleStatement;
         if let Err(error) = &overrides {
-            if ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage) {
+            if ErrorKind::in_chain(error).is_some_and(is_retried) {
                 return Err(error.clone());
             }
             // The error has ended the transaction.
@@ -454,7 +456,7 @@ impl TableWatcher {
             limited::commit(tx).await?;
         }
         match &config {
-            Err(error) if ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage) => Err(error.clone()),
+            Err(error) if ErrorKind::in_chain(error).is_some_and(is_retried) => Err(error.clone()),
             Err(error) if overrides.is_err() => Err(error.clone()),
             _ => Ok(Tables { overrides, config }),
         }

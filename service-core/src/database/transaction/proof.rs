@@ -81,7 +81,7 @@ impl Transaction {
         }
         let answer = tx.execute_unprepared(PROOF).await;
         if let Err(error) = &answer {
-            self.health.note(error, ErrorKind::of(error));
+            self.health.note(error, ErrorKind::of_user(error));
         }
         answer.is_ok()
     }
