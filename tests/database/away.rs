@@ -362,7 +362,11 @@ async fn a_run_that_cannot_be_settled_in_an_outage_is_no_warning_for_each_retry(
     until("further runs fail", || health(&services, "holder").error_count > errors + 5).await;
     assert!(count("DEBUG") > 0, "{:?}", log.lines());
     assert_eq!(count("WARN"), warnings, "{:?}", log.warnings());
-    on_thread(move || server.up()).await;
+    on_thread({
+        let server = server.clone();
+        move || server.up()
+    })
+    .await;
     // Its run does not end, so it does not succeed.
     until("it works on its row again", || {
         let found = health(&services, "holder");
