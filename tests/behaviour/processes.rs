@@ -455,8 +455,8 @@ fn a_second_signal_ends_the_process_even_if_the_log_cannot_be_written() {
     let mut child = Child::start("holds_log", &[]);
     child.says("holds_log: run");
     child.signal("TERM");
-    // Signals closer together count as one.
-    std::thread::sleep(Duration::from_millis(600));
+    // Signals within 200 ms count as one. On a busy machine the first one can be handled late.
+    std::thread::sleep(Duration::from_secs(1));
     child.signal("TERM");
     assert_eq!(child.ends().status.code(), Some(143));
 }
