@@ -1,7 +1,7 @@
 //! A service that keeps virtual time from moving ends the test, and does not hang it.
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use service_core::prelude::*;
 
@@ -366,4 +366,26 @@ async fn a_run_that_is_due_at_the_end_ends_before_run_for_returns() {
         bed.run_for(secs(60)).await;
         assert_eq!(service.health().total_processed, minute + 1);
     }
+}
+
+/// Waits for a thread that the bed does not know.
+#[derive(Default)]
+struct Reading;
+
+#[service(interval = 60, discover = false)]
+impl Reading {
+    async fn update(&mut self) -> Result<Outcome> {
+        let reading = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(20)));
+        reading.await?;
+        Ok(Outcome::processed(1))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_millisecond_more_waits_for_a_thread_that_a_run_waits_for() {
+    let bed = TestBed::new();
+    let reading = bed.start_of::<Reading>().await;
+    bed.run_for(secs(60)).await;
+    bed.run_for(Duration::from_millis(1)).await;
+    assert_eq!(reading.health().total_processed, 2);
 }
